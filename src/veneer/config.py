@@ -1,0 +1,273 @@
+"""A run's configuration: nested, validated, and the one source of flags, `--set` keys and documentation.
+
+Knows which keys there are and which values they take; does not know what they do. Sections are pydantic models that refuse
+unknown keys. `SHORT_FORMS` maps a command-line flag or a keyword of `veneer.train` to its dotted key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veneer.errors import ConfigError
+
+Column = str | int
+Preset = Literal["light", "balanced", "strong", "regularised"]
+
+ATTENTION_ONLY = "query_value"
+PRESETS: dict[str, dict[str, Any]] = {
+    "light": {"lora.rank": 4, "lora.alpha": 8.0, "lora.dropout": 0.1, "lora.target_modules": ATTENTION_ONLY},
+    "balanced": {"lora.rank": 8, "lora.alpha": 16.0, "lora.dropout": 0.1, "lora.target_modules": "auto"},
+    "strong": {"lora.rank": 16, "lora.alpha": 32.0, "lora.dropout": 0.1, "lora.target_modules": "auto"},
+    "regularised": {
+        "lora.rank": 8,
+        "lora.alpha": 16.0,
+        "lora.dropout": 0.25,
+        "lora.target_modules": "auto",
+        "training.weight_decay": 0.05,
+    },
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration that refuses unknown keys and checks assignments."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the labelled texts are and how to read them."""
+
+    train: str | None = Field(None, description="training file, or hub:NAME[/SUBSET][:SPLIT]")
+    dev: str | None = Field(None, description="development file; split from the training file when not given")
+    test: str | None = Field(None, description="test file, scored once at the end")
+    text: Column = Field("text", description="column of the text: a name, or a number from 0")
+    pair: Column | None = Field(None, description="column of the second text of a pair")
+    label: Column | list[Column] = Field("label", description="column or columns of the labels")
+    label_separator: str | None = Field(None, min_length=1, description="what separates several labels in one cell")
+    label_names: str | list[str] | None = Field(None, description="names of the label ids: a file with one a line, or a list")
+    dev_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training file split off when there is no dev file")
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training file split off when there is no test file")
+    max_length: int = Field(128, ge=4, description="longest text in tokens, special tokens included; longer ones are cut")
+    encoding: str = Field("utf-8", description="encoding of CSV, TSV and JSON files")
+
+
+class LoraSettings(Section):
+    """Shape of the adapter."""
+
+    preset: Preset = Field("balanced", description="light | balanced | strong | regularised; gives what is not set below")
+    rank: int = Field(8, ge=1, description="rank r of the update B·A")
+    alpha: float = Field(16.0, gt=0, description="numerator of the update's scale s")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the input of A")
+    target_modules: str | list[str] = Field(
+        "auto", description="auto | query_value | all-linear | a regular expression | a list of name endings"
+    )
+    layers: Literal["all"] | list[int] = Field("all", description="layers to adapt, from 0: all, or a list")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases of the base are trained")
+    scaling: Literal["standard", "rslora"] = Field("standard", description="s = alpha/r (standard) or alpha/sqrt(r) (rslora)")
+    train_top_layers: int = Field(0, ge=0, description="top layers of the base that are trained in full")
+    train_embeddings: bool = Field(False, description="train the base's embeddings in full")
+
+
+class TrainingConfig(Section):
+    """How the adapter is trained."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training texts")
+    batch_size: int = Field(32, ge=1, description="texts a step")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the adapter")
+    head_learning_rate: float | None = Field(None, gt=0, description="peak learning rate of the head; learning_rate when null")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="course of the learning rate after warm-up")
+    warmup_ratio: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null for no clipping")
+    gradient_accumulation: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass to save memory")
+    tokens_per_pass: int = Field(16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(None, description="balanced, or a weight a label")
+    loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    evaluate_every: Literal["epoch"] | int = Field("epoch", description="evaluate on dev every epoch, or every N steps")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    patience: int | None = Field(None, ge=1, description="evaluations without a better score before training stops early")
+
+
+class EvaluationConfig(Section):
+    """How a model is judged."""
+
+    metric: Literal["accuracy", "macro_f1", "micro_f1", "weighted_f1", "subset_accuracy", "loss"] = Field(
+        "macro_f1", description="the score on dev that picks the best adapter"
+    )
+    bootstrap: int = Field(1000, ge=0, description="resamples behind a 95 % interval; 0 for none")
+
+
+class RunConfig(Section):
+    """Everything that decides a run. `config.yaml` of a run folder is this, resolved."""
+
+    base: str = Field("minilm", description="minilm, a folder, or a model id of the hub")
+    task: Literal["auto", "single_label", "multi_label"] = Field("auto", description="auto | single_label | multi_label")
+    pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
+    data: DataConfig = Field(default_factory=DataConfig)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    out: str | None = Field(None, description="run folder to write")
+    seed: int = Field(42, ge=0, lt=2**63, description="seed of the split, the order, the initial adapter and dropout")
+
+    def to_yaml(self) -> str:
+        """The configuration as `config.yaml` holds it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+SHORT_FORMS: dict[str, str] = {
+    "base": "base",
+    "task": "task",
+    "pooling": "pooling",
+    "train": "data.train",
+    "dev": "data.dev",
+    "test": "data.test",
+    "text": "data.text",
+    "pair": "data.pair",
+    "label": "data.label",
+    "label_separator": "data.label_separator",
+    "label_names": "data.label_names",
+    "max_length": "data.max_length",
+    "encoding": "data.encoding",
+    "preset": "lora.preset",
+    "rank": "lora.rank",
+    "alpha": "lora.alpha",
+    "dropout": "lora.dropout",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "precision": "training.precision",
+    "metric": "evaluation.metric",
+    "out": "out",
+    "seed": "seed",
+}
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a YAML file with `overrides` (dotted key -> value) laid over it.
+
+    A preset gives the values that neither the file nor the overrides set.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key or value is wrong; every problem is listed.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    for key, value in (overrides or {}).items():
+        _put(tree, key, value)
+    _apply_preset(tree)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        problems = [_describe(item) for item in error.errors()]
+        raise ConfigError(where + "configuration cannot be used\n  " + "\n  ".join(problems)) from None
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["training.epochs=5"]` -> `{"training.epochs": 5}`; the value is read as YAML.
+
+    Raises:
+        ConfigError: an assignment has no `=`, or its value is not YAML.
+    """
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes section.key=value, not '{assignment}'")
+        try:
+            parsed[key.strip()] = yaml.load(value, Loader=_NumberLoader)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: the value '{value}' is not valid YAML") from None
+    return parsed
+
+
+def known_keys() -> dict[str, str]:
+    """Every dotted key and its one-line description, in the order of `config.yaml`."""
+    keys: dict[str, str] = {}
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys |= {f"{name}.{key}": inner.description or "" for key, inner in section.model_fields.items()}
+        else:
+            keys[name] = field.description or ""
+    return keys
+
+
+class _NumberLoader(yaml.SafeLoader):
+    """YAML's safe loader that also reads `5e-4` as a number (YAML 1.1 wants `5.0e-4`)."""
+
+
+_NumberLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_NumberLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}")
+    return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = tree.get(section)
+        if inner is None:
+            inner = tree[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{section}' is not a section, so '{key}' cannot be set{_suggest(key)}")
+        tree = inner
+    tree[name] = value
+
+
+def _apply_preset(tree: dict[str, Any]) -> None:
+    lora = tree.get("lora")
+    preset = lora.get("preset", "balanced") if isinstance(lora, dict) else "balanced"
+    for key, value in PRESETS.get(preset if isinstance(preset, str) else "", {}).items():
+        section, name = key.split(".")
+        if tree.get(section) is None:
+            tree[section] = {}
+        if isinstance(tree[section], dict):
+            tree[section].setdefault(name, value)
+
+
+def _describe(item: Any) -> str:
+    location = [str(part) for part in item["loc"] if not str(part).startswith(("literal[", "list[", "dict[", "function"))]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggest(key)}"
+    value = repr(item["input"])
+    shown = value if len(value) < 60 else value[:57] + "..."
+    meaning = known_keys().get(".".join(location[:2])) or known_keys().get(location[0]) if location else None
+    return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, not {shown}" + (f" ({meaning})" if meaning else "")
+
+
+def _suggest(key: str) -> str:
+    keys = list(known_keys())
+    near = get_close_matches(key, keys, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong section
+        near = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f". Did you mean '{near[0]}'?" if near else f". Known keys: {', '.join(keys)}"

@@ -1,0 +1,29 @@
+"""Labelled files to examples, and examples to token ids: read, validate, split, encode.
+
+Knows formats, label shapes and tokenizers; knows no model, no task and no configuration.
+"""
+
+from __future__ import annotations
+
+from veneer.data.checks import check_splits, count_labels
+from veneer.data.problems import Problem, raise_on_errors, render_problems
+from veneer.data.read import Reading, fingerprint, read_examples
+from veneer.data.split import split_examples
+from veneer.data.tokens import encode
+from veneer.data.types import Columns, EncodedTexts, Example
+
+__all__ = [
+    "Columns",
+    "EncodedTexts",
+    "Example",
+    "Problem",
+    "Reading",
+    "check_splits",
+    "count_labels",
+    "encode",
+    "fingerprint",
+    "raise_on_errors",
+    "read_examples",
+    "render_problems",
+    "split_examples",
+]

@@ -1,0 +1,129 @@
+"""Problems that show only between rows and between splits: classes, duplicates, unknown labels.
+
+Knows examples and label names; reads no file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from veneer.data.problems import Flaw, Problem, ProblemLog
+from veneer.data.read import Reading
+from veneer.data.types import Example
+from veneer.labels import LabelSet, shorten
+
+Key = tuple[str, str | None]
+
+
+def text_key(example: Example) -> Key:
+    """What makes two rows the same text: text and pair without outer white space."""
+    return example.text.strip(), None if example.pair is None else example.pair.strip()
+
+
+def count_labels(examples: Iterable[Example]) -> Counter[str]:
+    """How many rows carry each label."""
+    return Counter(label for example in examples for label in example.labels)
+
+
+def check_splits(
+    train: Reading, dev: Reading | None, test: Reading | None, labels: LabelSet, multi_label: bool
+) -> tuple[Problem, ...]:
+    """What is wrong with the splits of one data set, C classes being `labels`.
+
+    Errors: a label that is not in `labels`, several labels a row in a single-label task, training rows of one class only.
+    Warnings: labels seen once or never in training, labels absent from dev, equal texts with other labels, and texts of dev or
+    test that are in train too.
+    """
+    problems: list[Problem] = []
+    for reading in (train, dev, test):
+        if reading is not None:
+            log = ProblemLog(reading.source)
+            _check_labels(reading, labels, multi_label, log)
+            problems += log.problems()
+    problems += _check_train(train, labels)
+    seen = {text_key(example) for example in train.examples}
+    for name, reading in (("dev", dev), ("test", test)):
+        if reading is not None:
+            problems += _check_overlap(name, reading, seen)
+    if dev is not None and any(example.labels for example in dev.examples):
+        problems += _check_dev(train, dev, labels)
+    return tuple(problems)
+
+
+def _check_labels(reading: Reading, labels: LabelSet, multi_label: bool, log: ProblemLog) -> None:
+    unknown = [(example.row, label) for example in reading.examples for label in example.labels if label not in labels]
+    if unknown:
+        names = list(dict.fromkeys(label for _, label in unknown))
+        near = get_close_matches(names[0], labels.names, n=1)
+        fix = f"use one of {shorten(labels)}" + (f" (for '{names[0]}' perhaps '{near[0]}')" if near else "")
+        flaw = Flaw("unknown-label", "the label is not one of those to be told apart", fix)
+        for row, _ in unknown:
+            log.add(flaw, row=row, value=shorten(names))
+    for example in reading.examples:
+        if not multi_label and len(example.labels) > 1:
+            flaw = Flaw("several-labels", "a row of a single-label task has several labels", "give one, or set task: multi_label")
+            log.add(flaw, row=example.row, value=", ".join(example.labels))
+
+
+def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
+    log = ProblemLog(train.source)
+    counts = count_labels(train.examples)
+    if train.examples and len({frozenset(example.labels) for example in train.examples}) < 2:
+        only = ", ".join(train.examples[0].labels)
+        flaw = Flaw("one-class", f"all {len(train.examples):,} training rows have the same label", "add rows with other labels")
+        log.add(flaw, value=only)
+    once = [label for label in labels if counts[label] == 1]
+    if once:
+        flaw = Flaw(
+            "label-seen-once",
+            f"labels that only one training row has: {len(once)}",
+            "add rows with them, or join them with others",
+        )
+        row = next(example.row for example in train.examples if once[0] in example.labels)
+        log.add(flaw, row=row, value=shorten(once), severity="warning")
+    never = [label for label in labels if counts[label] == 0]
+    if never:
+        flaw = Flaw(
+            "label-not-in-train", f"labels that no training row has: {len(never)}", "add rows with them, or leave them out"
+        )
+        log.add(flaw, value=shorten(never), severity="warning")
+    _check_conflicts(train, log)
+    return log.problems()
+
+
+def _check_conflicts(train: Reading, log: ProblemLog) -> None:
+    first: dict[Key, Example] = {}
+    for example in train.examples:
+        earlier = first.setdefault(text_key(example), example)
+        if earlier is not example and set(earlier.labels) != set(example.labels):
+            flaw = Flaw(
+                "conflicting-labels",
+                f"the same text has other labels in an earlier row (the first: row {earlier.row})",
+                "decide which is right; what is left as it is cannot be learned",
+            )
+            value = f"{', '.join(example.labels)}, before {', '.join(earlier.labels)}: {example.text}"
+            log.add(flaw, row=example.row, value=value, severity="warning")
+
+
+def _check_overlap(name: str, reading: Reading, seen: set[Key]) -> tuple[Problem, ...]:
+    log = ProblemLog(reading.source)
+    total = len(reading.examples)
+    both = [example for example in reading.examples if text_key(example) in seen]
+    message = f"{len(both):,} of {total:,} {name} rows have a text that is in the training rows too"
+    flaw = Flaw(f"train-{name}-duplicates", message, f"remove them from one side; they make the {name} score too good")
+    for example in both:
+        log.add(flaw, row=example.row, value=example.text, severity="warning")
+    return log.problems()
+
+
+def _check_dev(train: Reading, dev: Reading, labels: LabelSet) -> tuple[Problem, ...]:
+    log = ProblemLog(dev.source)
+    trained, there = count_labels(train.examples), count_labels(dev.examples)
+    absent = [label for label in labels if trained[label] and not there[label]]
+    if absent:
+        message = f"labels of the training rows that no dev row has: {len(absent)}"
+        flaw = Flaw("label-not-in-dev", message, "add dev rows with them; until then their quality is not measured")
+        log.add(flaw, value=shorten(absent), severity="warning")
+    return log.problems()

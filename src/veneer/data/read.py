@@ -1,0 +1,153 @@
+"""A labelled file, or a hub data set, to `Example`s and every problem it has.
+
+Knows which column is the text, the pair and the label, and what makes a row unusable; knows no format's details and no task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from veneer.data.formats import load_file
+from veneer.data.hub import PREFIX, load_hub
+from veneer.data.label_cells import LabelColumn, RowLabels, label_name, read_labels
+from veneer.data.problems import Flaw, Problem, ProblemLog
+from veneer.data.table import Table, find_column, missing_columns, note
+from veneer.data.types import Columns, Example
+
+_EMPTY = Flaw("empty-text", "the text is empty", "fill it in or remove the row")
+_NO_ROWS = Flaw("no-rows", "there are no rows below the header", "give at least one row")
+_SURROGATE = Flaw("bad-unicode", "the text holds half of a character (a lone surrogate)", "repair the text or remove the row")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source holds.
+
+    Attributes:
+        source: the file or hub address.
+        examples: the rows that can be used, in order.
+        problems: what is wrong with the others.
+        multi_label: the source writes labels in a shape that allows several a row.
+        fingerprint: sha256 (hex) of texts, pairs and labels; the same rows in another format have the same one.
+    """
+
+    source: str
+    examples: tuple[Example, ...]
+    problems: tuple[Problem, ...]
+    multi_label: bool
+    fingerprint: str
+
+
+def read_examples(source: str | Path, columns: Columns, *, default_split: str = "train", require_labels: bool = True) -> Reading:
+    """The rows of a file, or of `hub:NAME[/SUBSET][:SPLIT]` (of `default_split` when it names none).
+
+    Rows that cannot be used are left out and told as problems. Without `require_labels` the label columns may be absent and
+    their cells empty.
+
+    Raises:
+        DataError: the source as a whole cannot be read: missing, of unknown format or encoding, or without such columns.
+    """
+    hub = isinstance(source, str) and source.startswith(PREFIX)
+    table = load_hub(str(source), default_split) if hub else load_file(Path(source), columns)
+    log = ProblemLog(table.source)
+    examples: tuple[Example, ...] = ()
+    multi_label = False
+    if table.rows:
+        text, pair, label = _find(table, columns, require_labels)
+        texts = _texts(table, text, log)
+        pairs = _texts(table, pair, log) if pair is not None else None
+        labels = _labels(table, label, columns, log, require_labels)
+        examples = _usable(table, texts, pairs, labels.labels)
+        multi_label = labels.multi_label
+    elif not table.problems:
+        log.add(_NO_ROWS)
+    return Reading(table.source, examples, table.problems + log.problems(), multi_label, fingerprint(examples))
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """sha256 (hex) of the examples' texts, pairs and labels, in order; the labels of one example count as a set."""
+    digest = hashlib.sha256()
+    for example in examples:
+        texts = [example.text] if example.pair is None else [example.text, example.pair]
+        parts = [*texts, *sorted(example.labels)]
+        # the lengths go before the strings, so that no two rows are written alike
+        written = f"{len(texts)}{[len(part) for part in parts]}{''.join(parts)}"
+        digest.update(written.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, int | None, list[int]]:
+    """The places of the text, its pair and the labels that are there."""
+    text = find_column(table, columns.text)
+    pair = find_column(table, columns.pair) if columns.pair is not None else None
+    labels = [find_column(table, column) for column in columns.label]
+    missing: list[tuple[str, str | int]] = []
+    if text is None:
+        missing.append(("text", columns.text))
+    if pair is None and columns.pair is not None:
+        missing.append(("pair", columns.pair))
+    if require_labels:
+        missing += [("label", column) for column, place in zip(columns.label, labels, strict=True) if place is None]
+    if text is None or missing:
+        raise missing_columns(table, missing)
+    return text, pair, [place for place in labels if place is not None]
+
+
+def _texts(table: Table, column: int, log: ProblemLog) -> list[str | None]:
+    """The column's texts as they are; None where one cannot be used. A number is its own text."""
+    texts: list[str | None] = []
+    for place, cell in enumerate(table.cells(column)):
+        if isinstance(cell, str) and cell and not cell.isspace() and (cell.isascii() or _encodes(cell)):
+            texts.append(cell)
+            continue
+        flaw = _flaw(cell)
+        texts.append(label_name(cell) if flaw is None else None)
+        if flaw is not None:
+            note(log, table, place, table.names[column], cell, flaw)
+    return texts
+
+
+def _flaw(cell: object) -> Flaw | None:
+    """What is wrong with a cell that is not a sound string; None for a number."""
+    if isinstance(cell, (list, tuple, dict, set, bytes)):
+        message = f"the text is a {type(cell).__name__}, not a string"
+        return Flaw("not-text", message, "write the text as a string, or name another column")
+    if isinstance(cell, str):
+        return _SURROGATE if cell.strip() else _EMPTY
+    return None if label_name(cell) else _EMPTY
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _labels(table: Table, places: list[int], columns: Columns, log: ProblemLog, required: bool) -> RowLabels:
+    if not places:
+        several = len(columns.label) > 1 or columns.label_separator is not None
+        return RowLabels([()] * len(table.rows), several)
+    cells = [LabelColumn(table.names[place], table.cells(place)) for place in places]
+    separator, names = columns.label_separator, columns.label_names
+    return read_labels(table, cells, log, separator=separator, names=names, required=required)
+
+
+def _usable(
+    table: Table, texts: list[str | None], pairs: list[str | None] | None, labels: list[tuple[str, ...] | None]
+) -> tuple[Example, ...]:
+    if pairs is None:
+        return tuple(
+            Example(text, None, names, row)
+            for text, names, row in zip(texts, labels, table.rows, strict=True)
+            if text is not None and names is not None
+        )
+    return tuple(
+        Example(text, pair, names, row)
+        for text, pair, names, row in zip(texts, pairs, labels, table.rows, strict=True)
+        if text is not None and pair is not None and names is not None
+    )

@@ -1,0 +1,69 @@
+"""Every error veneer raises on purpose.
+
+    VeneerError                 the run failed                                   exit code 1
+    ├── TrainingError           training cannot go on (not finite, not learning)
+    ├── VerificationError       what was saved is not what was in memory
+    └── InputError              something the user gave is wrong                 exit code 2
+        ├── ConfigError         a configuration key or flag
+        ├── DataError           a data file; carries every problem found
+        ├── BaseError           a base that is missing or cannot be used
+        ├── ArtifactError       a run folder that is missing, damaged or foreign
+        ├── LoraError           adapter settings that fit no layer of the model
+        ├── ResumeError         a checkpoint that belongs to another run
+        └── MissingExtraError   an optional package that is not installed
+
+A message says what is wrong, where, and what to do about it. Messages of an `InputError` are shown without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class VeneerError(Exception):
+    """The run failed for a reason that is not the user's input."""
+
+    exit_code = 1
+
+
+class TrainingError(VeneerError):
+    """Training cannot go on: a loss that is not finite, an adapter that does not move."""
+
+
+class VerificationError(VeneerError):
+    """Something written to disk does not give the logits it gave in memory."""
+
+
+class InputError(VeneerError):
+    """Something the user gave is wrong: usage, configuration, data or files."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration key or a flag is unknown or has a value that cannot be used."""
+
+
+class DataError(InputError):
+    """A data file cannot be used; the message lists every problem found in it."""
+
+
+class BaseError(InputError):
+    """A base model that is not found, or that cannot do what is asked of it."""
+
+
+class ArtifactError(InputError):
+    """A run folder that is missing, damaged, of another format, or made for another base."""
+
+
+class LoraError(InputError):
+    """LoRA settings that fit no layer of the model, or adapter files that cannot be honoured."""
+
+
+class ResumeError(InputError):
+    """A checkpoint that belongs to another configuration, other data or another batch plan."""
+
+
+class MissingExtraError(InputError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"the package '{package}' is not installed. Fix: pip install 'veneer[{extra}]'")

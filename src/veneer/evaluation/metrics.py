@@ -1,0 +1,257 @@
+"""Scores of decisions against targets, with bootstrap intervals over texts.
+
+Every score is a function of counts (right, decided and true per class), and the counts of a resample are a product of how often
+each outcome was drawn with what that outcome adds. So the point values and the thousand resamples come from one formula; the
+definitions are scikit-learn's with `zero_division=0`, and the tests hold the formula against it. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from veneer.errors import DataError
+
+LOWER_IS_BETTER = frozenset({"loss", "hamming_loss"})
+CONFIDENCE = 0.95
+MOST_DRAWS_AT_ONCE = 4_000_000  # resamples x outcomes held in memory: 32 MB
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A score and its 95 % percentile bootstrap interval over texts; `low` and `high` are None without resamples."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """The scores of one class; `support` texts have it, `predicted` texts were given it."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    predicted: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The scores of decisions on N texts.
+
+    Attributes:
+        n: N.
+        metrics: scores by name. Always `accuracy`, `macro_f1`, `micro_f1`, `weighted_f1`, `macro_precision`, `macro_recall`;
+            for multi-label also `subset_accuracy` and `hamming_loss`. `accuracy` of a multi-label task *is* the subset accuracy:
+            the share of texts with every label right.
+        per_class: the C classes in the order of their names.
+        confusion: `[C,C]`, rows are targets and columns decisions; for multi-label `[C,2,2]`, each
+            `[[true negative, false positive], [false negative, true positive]]`.
+    """
+
+    n: int
+    multi_label: bool
+    metrics: dict[str, Interval]
+    per_class: tuple[ClassScore, ...]
+    confusion: NDArray[np.int64]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The C names in the order of `confusion`."""
+        return tuple(item.label for item in self.per_class)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: `n`, `metrics`, `intervals` (empty without resamples), `per_class`, `confusion`."""
+        fields = ClassScore.__slots__
+        return {
+            "n": self.n,
+            "metrics": {name: score.value for name, score in self.metrics.items()},
+            "intervals": {name: [score.low, score.high] for name, score in self.metrics.items() if score.low is not None},
+            "per_class": [{field: getattr(item, field) for field in fields} for item in self.per_class],
+            "confusion": {"labels": list(self.label_names), "matrix": self.confusion.tolist()},
+        }
+
+
+def score(
+    targets: ArrayLike,
+    decisions: ArrayLike,
+    label_names: Sequence[str],
+    *,
+    multi_label: bool,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Score decisions against targets.
+
+    Macro scores are means over the classes that occur in the targets or the decisions (of a resample: in that resample), as
+    scikit-learn's are by default for single labels: a class that this file does not have, and that was never decided, neither
+    helps nor hurts. It is still listed in `per_class`, with zeros.
+
+    Args:
+        targets: `[N]` class ids; for multi-label `[N,C]` 0/1.
+        decisions: the same shape.
+        label_names: C names.
+        bootstrap: resamples of the N texts behind each interval; 0 for no intervals.
+        seed: of the resamples.
+
+    Raises:
+        DataError: there is no text to score.
+        ValueError: the shapes do not belong together, or an id is not below C.
+    """
+    outcomes = _Outcomes.of(targets, decisions, len(label_names), multi_label)
+    counts = outcomes.count(outcomes.times[None, :])
+    point = _metrics(counts, multi_label)
+    bounds = _bootstrap(outcomes, multi_label, bootstrap, np.random.default_rng(seed)) if bootstrap else {}
+    return Evaluation(
+        n=outcomes.n,
+        multi_label=multi_label,
+        metrics={name: Interval(float(value[0]), *bounds.get(name, ())) for name, value in point.items()},
+        per_class=_per_class(counts, label_names),
+        confusion=_per_label_confusion(counts, outcomes.n) if multi_label else outcomes.confusion(),
+    )
+
+
+def point_metrics(targets: ArrayLike, decisions: ArrayLike, n_classes: int, multi_label: bool) -> dict[str, float]:
+    """The values of `score(...).metrics` alone, without intervals: cheap enough for every evaluation of a training.
+
+    Raises:
+        DataError: there is no text to score.
+        ValueError: the shapes do not belong together, or an id is not below `n_classes`.
+    """
+    outcomes = _Outcomes.of(targets, decisions, n_classes, multi_label)
+    scores = _metrics(outcomes.count(outcomes.times[None, :]), multi_label)
+    return {name: float(value[0]) for name, value in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of R resamples: `right`, `decided` and `true` are `[R,C]`, `exact` (texts with all right) and `texts` are `[R]`."""
+
+    right: Floats
+    decided: Floats
+    true: Floats
+    exact: Floats
+    texts: Floats
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """The K distinct (target, decision) pairs among N texts: `targets` and `decisions` are `[K,C]` 0/1, `times` is `[K]`.
+
+    Texts with the same outcome are interchangeable, so that resampling texts is drawing from a multinomial over outcomes.
+    """
+
+    targets: NDArray[np.bool_]
+    decisions: NDArray[np.bool_]
+    times: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, targets: ArrayLike, decisions: ArrayLike, n_classes: int, multi_label: bool) -> _Outcomes:
+        true, decided = np.asarray(targets), np.asarray(decisions)
+        if len(true) == 0:
+            raise DataError("there is no text to score: the data has no rows")
+        shape = (len(true), n_classes) if multi_label else (len(true),)
+        if true.shape != shape or decided.shape != shape:
+            raise ValueError(f"targets {true.shape} and decisions {decided.shape} must both have the shape {shape}")
+        if multi_label:
+            both = np.concatenate([true, decided], axis=1).astype(bool)
+            packed, times = np.unique(np.packbits(both, axis=1), axis=0, return_counts=True)
+            rows = np.unpackbits(packed, axis=1, count=2 * n_classes).astype(bool)
+            return cls(rows[:, :n_classes], rows[:, n_classes:], times)
+        if min(true.min(), decided.min()) < 0 or max(true.max(), decided.max()) >= n_classes:
+            raise ValueError(f"class ids must be from 0 to {n_classes - 1}")
+        cells, times = np.unique(true.astype(np.int64) * n_classes + decided, return_counts=True)
+        classes = np.arange(n_classes)
+        return cls((cells // n_classes)[:, None] == classes, (cells % n_classes)[:, None] == classes, times)
+
+    @property
+    def n(self) -> int:
+        return int(self.times.sum())
+
+    def count(self, times: NDArray[np.int64]) -> _Counts:
+        """The counts when each outcome occurs `times` `[R,K]` times."""
+        weights = times.astype(np.float64)  # BLAS has no integer product; counts below 2^53 are exact
+        return _Counts(
+            right=weights @ (self.targets & self.decisions),
+            decided=weights @ self.decisions,
+            true=weights @ self.targets,
+            exact=weights @ (self.targets == self.decisions).all(axis=1),
+            texts=weights.sum(axis=1),
+        )
+
+    def confusion(self) -> NDArray[np.int64]:
+        """`[C,C]` of single labels: rows are targets, columns decisions."""
+        n_classes = self.targets.shape[1]
+        matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
+        matrix[self.targets.argmax(axis=1), self.decisions.argmax(axis=1)] = self.times
+        return matrix
+
+
+def _metrics(counts: _Counts, multi_label: bool) -> dict[str, Floats]:
+    """Every metric, `[R]`."""
+    f1 = _ratio(2 * counts.right, counts.decided + counts.true)
+    occurring = (counts.decided + counts.true > 0).astype(np.float64)
+    accuracy = counts.exact / counts.texts
+    scores = {
+        "accuracy": accuracy,
+        "macro_f1": _average(f1, occurring),
+        "micro_f1": _ratio(2 * counts.right.sum(axis=1), (counts.decided + counts.true).sum(axis=1)),
+        "weighted_f1": _average(f1, counts.true),
+        "macro_precision": _average(_ratio(counts.right, counts.decided), occurring),
+        "macro_recall": _average(_ratio(counts.right, counts.true), occurring),
+    }
+    if multi_label:
+        wrong = (counts.decided + counts.true - 2 * counts.right).sum(axis=1)
+        scores |= {"subset_accuracy": accuracy, "hamming_loss": wrong / (counts.texts * counts.true.shape[1])}
+    return scores
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """`top / bottom`, and 0 where that is 0/0."""
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def _average(values: Floats, weights: Floats) -> Floats:
+    return _ratio((values * weights).sum(axis=1), weights.sum(axis=1))
+
+
+def _bootstrap(
+    outcomes: _Outcomes, multi_label: bool, resamples: int, rng: np.random.Generator
+) -> dict[str, tuple[float, float]]:
+    """The 95 % percentile interval of every metric (Efron and Tibshirani 1993, chapter 13)."""
+    share = outcomes.times / outcomes.n
+    most = max(1, MOST_DRAWS_AT_ONCE // len(share))
+    parts = []
+    for start in range(0, resamples, most):
+        drawn = rng.multinomial(outcomes.n, share, size=min(most, resamples - start))
+        parts.append(_metrics(outcomes.count(drawn), multi_label))
+    bounds = {}
+    for name in parts[0]:
+        low, high = np.quantile(np.concatenate([part[name] for part in parts]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        bounds[name] = (float(low), float(high))
+    return bounds
+
+
+def _per_class(counts: _Counts, label_names: Sequence[str]) -> tuple[ClassScore, ...]:
+    precision = _ratio(counts.right, counts.decided)[0]
+    recall = _ratio(counts.right, counts.true)[0]
+    f1 = _ratio(2 * counts.right, counts.decided + counts.true)[0]
+    return tuple(
+        ClassScore(name, float(precision[i]), float(recall[i]), float(f1[i]), int(counts.true[0, i]), int(counts.decided[0, i]))
+        for i, name in enumerate(label_names)
+    )
+
+
+def _per_label_confusion(counts: _Counts, n: int) -> NDArray[np.int64]:
+    right, decided, true = counts.right[0], counts.decided[0], counts.true[0]
+    cells = [[n - true - decided + right, decided - right], [true - right, right]]
+    return np.array(cells, dtype=np.int64).transpose(2, 0, 1)

@@ -1,0 +1,70 @@
+"""The report of a run as one JSON document: what was trained on what, how it scored, and with which versions.
+
+Knows the document's keys and its format version; does not know how to measure any of it, and writes no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from veneer.evaluation.metrics import Evaluation
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a finished run knows about itself.
+
+    Attributes:
+        labels: the C names in the order of their ids.
+        splits: texts of each split, such as `{"train": 7000, "dev": 800}`.
+        metric: the score on dev that chose the best step.
+        best_step: the step whose adapter was kept; `steps` is how many there were.
+        seconds: of training, evaluations included.
+        texts_per_second: training texts a second of training steps.
+        parameters: counts by name, such as `trainable` and `total`.
+        versions: of Python and the packages that decide the numbers.
+    """
+
+    task: Literal["single_label", "multi_label"]
+    base: str
+    labels: tuple[str, ...]
+    splits: Mapping[str, int]
+    metric: str
+    best_step: int
+    steps: int
+    epochs: float
+    seconds: float
+    texts_per_second: float
+    parameters: Mapping[str, int]
+    versions: Mapping[str, str]
+
+
+def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """The content of `report.json`: plain JSON values.
+
+    Args:
+        facts: the run.
+        evaluations: the kept adapter's scores by split (`dev`, and `test` where there is one).
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": facts.task,
+        "base": facts.base,
+        "labels": list(facts.labels),
+        "splits": {name: {"texts": texts} for name, texts in facts.splits.items()},
+        "training": {
+            "metric": facts.metric,
+            "best_step": facts.best_step,
+            "steps": facts.steps,
+            "epochs": facts.epochs,
+            "seconds": facts.seconds,
+            "texts_per_second": facts.texts_per_second,
+        },
+        "parameters": dict(facts.parameters),
+        "evaluations": {split: evaluation.to_json() for split, evaluation in evaluations.items()},
+        "versions": dict(facts.versions),
+    }

@@ -1,0 +1,144 @@
+"""An evaluation as tables for a terminal of 80 columns.
+
+Label names are shown as they are: they are never read as rich's markup. Knows nothing about how the scores came about.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from veneer.evaluation.metrics import Evaluation
+
+NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "weighted_f1": "weighted F1",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "subset_accuracy": "subset accuracy (all labels right)",
+    "hamming_loss": "Hamming loss (lower is better)",
+}
+EIGHTHS = " ▏▎▍▌▋▊▉"
+BAR_CELLS = 10
+LABEL_CELLS = 24
+MOST_ROWS = 12
+MATRIX_CELLS = 50  # what is left of 80 columns for the numbers of a matrix
+
+
+def scores_table(evaluation: Evaluation) -> Table:
+    """Every score with its 95 % interval."""
+    table = _table(f"Scores on {evaluation.n:,} {'text' if evaluation.n == 1 else 'texts'}")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, item in evaluation.metrics.items():
+        if name == "accuracy" and "subset_accuracy" in evaluation.metrics:
+            continue  # the same number under its plainer name
+        interval = "–" if item.low is None or item.high is None else f"{item.low:.3f} – {item.high:.3f}"
+        table.add_row(NAMES[name], f"{item.value:.3f}", interval)
+    return table
+
+
+def per_class_table(evaluation: Evaluation) -> Table:
+    """Precision, recall and F1 of every class, with how many texts have it and how many were given it."""
+    table = _table("Scores by class")
+    _add_label_column(table, "class")
+    for heading in ("precision", "recall", "F1"):
+        table.add_column(heading, justify="right")
+    table.add_column("", width=BAR_CELLS, no_wrap=True)
+    for heading in ("texts", "decided"):
+        table.add_column(heading, justify="right")
+    for item in evaluation.per_class:
+        shares = [f"{value:.3f}" for value in (item.precision, item.recall, item.f1)]
+        counts = [f"{count:,}" for count in (item.support, item.predicted)]
+        table.add_row(Text(item.label), *shares, Text(bar(item.f1), style="cyan"), *counts)
+    return table
+
+
+def confusion_table(evaluation: Evaluation) -> Table:
+    """What is taken for what: the matrix where it fits in 80 columns, else its largest cells off the diagonal.
+
+    For multi-label, where no label is taken *for* another: the labels with the most errors, missed and wrongly given.
+    """
+    if evaluation.multi_label:
+        return _errors_by_label(evaluation)
+    digits = len(f"{evaluation.confusion.max():,}")
+    if len(evaluation.per_class) * (max(digits, 2) + 2) <= MATRIX_CELLS:
+        return _matrix(evaluation)
+    return _most_confused(evaluation)
+
+
+def bar(share: float, cells: int = BAR_CELLS) -> str:
+    """`share` of 0 to 1 as a bar of `cells` characters, exact to an eighth of one."""
+    eighths = round(share * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0))
+
+
+def _add_label_column(table: Table, heading: str) -> None:
+    table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=LABEL_CELLS)
+
+
+def _matrix(evaluation: Evaluation) -> Table:
+    table = _table("Confusion")  # longer than a narrow matrix, a title would wrap
+    table.add_column("", justify="right")
+    _add_label_column(table, "true ↓  decided →")
+    for i in range(len(evaluation.per_class)):
+        table.add_column(str(i + 1), justify="right")
+    for i, row in enumerate(evaluation.confusion.tolist()):
+        cells = [Text(f"{count:,}" if count else "·", style=_cell_style(i == j, count)) for j, count in enumerate(row)]
+        table.add_row(str(i + 1), Text(evaluation.label_names[i]), *cells)
+    return table
+
+
+def _cell_style(diagonal: bool, count: int) -> str:
+    if not count:
+        return "dim"
+    return "green" if diagonal else "red"
+
+
+def _most_confused(evaluation: Evaluation) -> Table:
+    matrix = evaluation.confusion.copy()
+    np.fill_diagonal(matrix, 0)
+    pairs = np.argwhere(matrix)
+    pairs = pairs[np.argsort(-matrix[tuple(pairs.T)], kind="stable")]
+    table = _table(f"Most confused pairs{_of(len(pairs))}")
+    _add_label_column(table, "true class")
+    _add_label_column(table, "decided")
+    table.add_column("texts", justify="right")
+    table.add_column("of the class", justify="right")
+    for true, decided in pairs[:MOST_ROWS]:
+        of_class = evaluation.per_class[true]
+        count = int(matrix[true, decided])
+        other = evaluation.label_names[decided]
+        table.add_row(Text(of_class.label), Text(other), f"{count:,}", f"{count / of_class.support:.1%}")
+    return table
+
+
+def _errors_by_label(evaluation: Evaluation) -> Table:
+    def errors(i: int) -> int:
+        (_, false_positive), (false_negative, _) = evaluation.confusion[i].tolist()
+        return int(false_positive + false_negative)
+
+    order = sorted((i for i in range(len(evaluation.per_class)) if errors(i)), key=errors, reverse=True)
+    table = _table(f"Labels with the most errors{_of(len(order))}")
+    _add_label_column(table, "label")
+    for heading in ("found", "missed", "wrongly given"):
+        table.add_column(heading, justify="right")
+    for i in order[:MOST_ROWS]:
+        (_, wrongly_given), (missed, found) = evaluation.confusion[i].tolist()
+        table.add_row(Text(evaluation.label_names[i]), f"{found:,}", f"{missed:,}", f"{wrongly_given:,}")
+    return table
+
+
+def _of(rows: int) -> str:
+    if rows == 0:
+        return ": none"
+    return f": {MOST_ROWS} of {rows:,}" if rows > MOST_ROWS else ""

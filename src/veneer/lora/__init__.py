@@ -1,0 +1,46 @@
+"""LoRA, usable by itself: adapted layers, putting them in and taking them out, merging, counting, and PEFT's file format.
+
+Knows torch and safetensors; does not know transformers, texts, labels or run folders.
+"""
+
+from veneer.lora.count import LayerRow, ParameterCounts, ParameterRow, adapted_layers, count_parameters, parameter_rows
+from veneer.lora.families import default_targets, query_value_targets
+from veneer.lora.freeze import embedding_modules, mark_only_lora_as_trainable, top_layers, trained_modules, unfreeze
+from veneer.lora.inject import apply_lora, linear_layers, lora_layers, shared_input_groups
+from veneer.lora.layer import LoraLinear, SharedInput
+from veneer.lora.merge import merge_lora, remove_lora, unmerge_lora
+from veneer.lora.peft_format import AdapterFile, AdapterSettings, adapter_settings, apply_adapter, read_adapter, write_adapter
+from veneer.lora.state import load_lora_state_dict, lora_state_dict
+
+__all__ = [
+    "AdapterFile",
+    "AdapterSettings",
+    "LayerRow",
+    "LoraLinear",
+    "ParameterCounts",
+    "ParameterRow",
+    "SharedInput",
+    "adapted_layers",
+    "adapter_settings",
+    "apply_adapter",
+    "apply_lora",
+    "count_parameters",
+    "default_targets",
+    "embedding_modules",
+    "linear_layers",
+    "load_lora_state_dict",
+    "lora_layers",
+    "lora_state_dict",
+    "mark_only_lora_as_trainable",
+    "merge_lora",
+    "parameter_rows",
+    "query_value_targets",
+    "read_adapter",
+    "remove_lora",
+    "shared_input_groups",
+    "top_layers",
+    "trained_modules",
+    "unfreeze",
+    "unmerge_lora",
+    "write_adapter",
+]

@@ -1,0 +1,44 @@
+"""Dropout masks for the adapter's input, cheap enough for a CPU.
+
+Drawing a Bernoulli number for every activation of every layer costs a CPU as much as the matrix products beside it
+(`benchmarks/dropout.py`). So masks are windows into one fixed bank of random bits, each at an offset drawn from torch's
+generator: every activation is dropped with probability p over the offsets, the kept ones are scaled so that the mask's
+mean is exactly 1, and the generator's state alone decides the mask, so that a resumed run and a recomputed layer draw
+the same one. On other devices the framework's own kernel is fast, and is used.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_BANK = 1 << 22  # windows repeat only where two offsets are equal
+_ALIGN = 32  # bf16 numbers in a cache line
+
+
+def dropout_mask(rows: int, width: int, p: float, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A `[rows, width]` mask of zeros (a share p of them) and `1/(1-p)`, decided by torch's default generator."""
+    if device.type != "cpu":
+        return torch.empty(rows, width, device=device, dtype=dtype).bernoulli_(1.0 - p).div_(1.0 - p)
+    size = rows * width
+    bank = _bank(round(p * 65536), dtype)
+    places = (len(bank) - size) // _ALIGN
+    if places < 1:  # a batch larger than the bank: tile it from several offsets
+        half = rows // 2
+        if half == 0:
+            return torch.empty(rows, width, dtype=dtype).bernoulli_(1.0 - p).div_(1.0 - p)
+        parts = [dropout_mask(part, width, p, device=device, dtype=dtype) for part in (half, rows - half)]
+        return torch.cat(parts)
+    offset = int(torch.randint(places, ())) * _ALIGN
+    return bank[offset : offset + size].view(rows, width)
+
+
+@lru_cache(maxsize=4)
+def _bank(threshold: int, dtype: torch.dtype) -> Tensor:
+    """`[2^22]` zeros and scaled ones; a 16-bit random number below `threshold` drops. Its mean is 1 to the dtype's precision."""
+    generator = torch.Generator().manual_seed(0x5EED)
+    bits = torch.empty(_BANK // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.uint16)
+    kept = bits.to(torch.int32) >= threshold
+    return kept.to(dtype) * (len(kept) / int(kept.sum()))

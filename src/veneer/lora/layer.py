@@ -1,0 +1,128 @@
+"""One adapted linear layer: `y = W x + b + s·B(A·dropout(x))` (LoRA, arXiv:2106.09685; `s = alpha/sqrt(r)`: arXiv:2312.03732).
+
+Knows torch alone: no configuration, no model families, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from veneer.lora.dropout import dropout_mask
+from veneer.lora.fused import Factors, lora_linear_group
+
+Scaling = Literal["standard", "rslora"]
+
+
+def lora_scale(rank: int, alpha: float, scaling: Scaling = "standard") -> float:
+    """s of the update: `alpha/r`, or `alpha/sqrt(r)` for rsLoRA."""
+    return alpha / math.sqrt(rank) if scaling == "rslora" else alpha / rank
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trained low-rank update.
+
+    The frozen weight keeps its own name (`weight`, `bias`), so that the model's state dict keeps the base's keys; only
+    `lora_A` and `lora_B` are new.
+
+    Attributes:
+        weight: `[out, in]`, or `[in, out]` where `transposed` (GPT-2's Conv1D).
+        bias: `[out]` or None.
+        lora_A: `[r, in]` float32, Kaiming-uniform.
+        lora_B: `[out, r]` float32, zero, so that the first output equals the base's.
+        scale: s of the update.
+        merged: True while `weight` holds the update too (see `veneer.lora.merge_lora`).
+        plain_type: class of the layer that this one stands for, which `remove_lora` puts back.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        scaling: Scaling = "standard",
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, not {rank}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        self.weight = weight
+        self.register_parameter("bias", bias)
+        self.transposed = transposed
+        self.in_features, self.out_features = weight.shape if transposed else weight.shape[::-1]
+        self.rank, self.alpha, self.dropout, self.scaling = rank, float(alpha), dropout, scaling
+        self.scale = lora_scale(rank, alpha, scaling)
+        self.merged = False
+        self.plain_type: type[nn.Module] = nn.Linear
+        factory = {"device": weight.device, "dtype": torch.float32}
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, **factory))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, **factory))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self._group: SharedInput | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., out]`."""
+        if self.merged:
+            return self._base(x)
+        if self._group is not None:
+            return self._group.output(self, x)
+        rows = x.reshape(-1, self.in_features)
+        (y,) = lora_linear_group(rows, (self.factors(),), self._mask(rows))
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def factors(self) -> Factors:
+        """The layer's tensors, as the arithmetic takes them."""
+        return Factors(self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.transposed)
+
+    def _base(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.t() if self.transposed else self.weight, self.bias)
+
+    def _mask(self, rows: Tensor) -> Tensor | None:
+        if not self.training or self.dropout == 0.0:
+            return None
+        return dropout_mask(*rows.shape, self.dropout, device=rows.device, dtype=rows.dtype)
+
+    def delta(self) -> Tensor:
+        """The update `s·B·A`, `[out, in]`, in float32."""
+        return (self.lora_B @ self.lora_A) * self.scale
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, scale={self.scale:g}"
+
+
+class SharedInput:
+    """Adapted layers that read the same input, such as query, key and value: the first one called computes all of them.
+
+    The outputs of the others wait here until their layer is called with the very same tensor; a layer called with another one
+    (as in cross-attention) computes alone. Nothing waits longer than until the next input.
+    """
+
+    def __init__(self, layers: Sequence[LoraLinear]) -> None:
+        if len({layer.in_features for layer in layers}) != 1 or len({layer.dropout for layer in layers}) != 1:
+            raise ValueError("layers that share an input have one input width and one dropout")
+        self._layers = list(layers)
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+        for layer in layers:
+            layer._group = self
+
+    def output(self, layer: LoraLinear, x: Tensor) -> Tensor:
+        """`layer`'s output for `x`, `[..., in]` -> `[..., out]`."""
+        if x is not self._input or id(layer) not in self._waiting:
+            rows = x.reshape(-1, layer.in_features)
+            outputs = lora_linear_group(rows, tuple(one.factors() for one in self._layers), layer._mask(rows))
+            self._waiting = {id(one): y.view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)}
+            self._input = x
+        output = self._waiting.pop(id(layer))
+        if not self._waiting:
+            self._input = None
+        return output

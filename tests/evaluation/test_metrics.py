@@ -1,0 +1,198 @@
+"""The counting formula against scikit-learn, exactly; the bootstrap against a plain loop over resampled texts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from veneer.errors import DataError
+from veneer.evaluation import metrics
+from veneer.evaluation.metrics import Evaluation, point_metrics, score
+
+EXACT = {"rtol": 0, "atol": 1e-12}
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def single(n: int = 300) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Five classes with very different sizes; class 3 is never true and class 4 neither true nor decided."""
+    rng = np.random.default_rng(7)
+    targets = rng.choice(3, size=n, p=[0.7, 0.25, 0.05])
+    decisions = np.where(rng.random(n) < 0.3, rng.integers(0, 4, n), targets)
+    return targets, decisions
+
+
+def multi(n: int = 300) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Five labels, the last neither true nor decided, with texts that have none."""
+    rng = np.random.default_rng(8)
+    targets = rng.random((n, 5)) < [0.5, 0.2, 0.1, 0.05, 0.0]
+    decisions = targets ^ (rng.random((n, 5)) < [0.1, 0.1, 0.1, 0.1, 0.0])
+    return targets, decisions
+
+
+def by_scikit_learn(targets: NDArray[np.generic], decisions: NDArray[np.generic]) -> dict[str, float]:
+    """The documented metrics, macro over the classes that occur, from scikit-learn alone."""
+    if targets.ndim == 2:
+        occurring = list(np.flatnonzero((targets | decisions).any(axis=0)))
+    else:
+        occurring = sorted({*targets.tolist(), *decisions.tolist()})
+    macro = {"labels": occurring, "average": "macro", "zero_division": 0}
+    found = {
+        "accuracy": sk.accuracy_score(targets, decisions),
+        "macro_f1": sk.f1_score(targets, decisions, **macro),
+        "micro_f1": sk.f1_score(targets, decisions, average="micro", zero_division=0),
+        "weighted_f1": sk.f1_score(targets, decisions, average="weighted", zero_division=0),
+        "macro_precision": sk.precision_score(targets, decisions, **macro),
+        "macro_recall": sk.recall_score(targets, decisions, **macro),
+    }
+    if targets.ndim == 2:
+        found["subset_accuracy"] = sk.accuracy_score(targets, decisions)
+        found["hamming_loss"] = sk.hamming_loss(targets, decisions)
+    return found
+
+
+@pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
+@pytest.mark.parametrize("n", [1, 2, 300])
+def test_point_values_are_scikit_learns(make, multi_label, n):
+    targets, decisions = (values[:n] for values in make())
+    expected = by_scikit_learn(targets, decisions)
+    found = {
+        name: item.value for name, item in score(targets, decisions, NAMES, multi_label=multi_label, bootstrap=0).metrics.items()
+    }
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), **EXACT)
+    assert point_metrics(targets, decisions, 5, multi_label) == found
+
+
+def test_macro_f1_of_single_labels_is_scikit_learns_default():
+    targets, decisions = single()
+    default = sk.f1_score(targets, decisions, average="macro")
+    assert point_metrics(targets, decisions, 5, False)["macro_f1"] == pytest.approx(default, abs=1e-12)
+
+
+@pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
+def test_per_class_scores_are_scikit_learns(make, multi_label):
+    targets, decisions = make()
+    precision, recall, f1, support = sk.precision_recall_fscore_support(targets, decisions, labels=range(5), zero_division=0)
+    found = score(targets, decisions, NAMES, multi_label=multi_label, bootstrap=0).per_class
+    assert [item.label for item in found] == list(NAMES)
+    for field, expected in {"precision": precision, "recall": recall, "f1": f1, "support": support}.items():
+        np.testing.assert_allclose([getattr(item, field) for item in found], expected, **EXACT)
+    decided = decisions.sum(axis=0) if multi_label else np.bincount(decisions, minlength=5)
+    assert [item.predicted for item in found] == decided.tolist()
+
+
+def test_confusion_is_scikit_learns():
+    targets, decisions = single()
+    found = score(targets, decisions, NAMES, multi_label=False, bootstrap=0).confusion
+    np.testing.assert_array_equal(found, sk.confusion_matrix(targets, decisions, labels=range(5)))
+    targets, decisions = multi()
+    found = score(targets, decisions, NAMES, multi_label=True, bootstrap=0).confusion
+    np.testing.assert_array_equal(found, sk.multilabel_confusion_matrix(targets, decisions))
+
+
+@pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
+def test_a_resample_scores_as_the_resampled_texts_do(make, multi_label):
+    """Each drawn multiset of outcomes, written out as texts, has scikit-learn's scores."""
+    outcomes = metrics._Outcomes.of(*make(40), 5, multi_label)
+    drawn = np.random.default_rng(3).multinomial(40, outcomes.times / 40, size=20)
+    found = metrics._metrics(outcomes.count(drawn), multi_label)
+    for i, times in enumerate(drawn):
+        targets, decisions = np.repeat(outcomes.targets, times, axis=0), np.repeat(outcomes.decisions, times, axis=0)
+        if not multi_label:
+            targets, decisions = targets.argmax(axis=1), decisions.argmax(axis=1)
+        for name, expected in by_scikit_learn(targets, decisions).items():
+            assert found[name][i] == pytest.approx(expected, abs=1e-12), name
+
+
+@pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
+def test_intervals_agree_with_a_plain_loop_over_texts(make, multi_label):
+    targets, decisions = make(200)
+    rng = np.random.default_rng(11)
+    rows = [rng.integers(0, 200, 200) for _ in range(1000)]
+    plain = [point_metrics(targets[row], decisions[row], 5, multi_label) for row in rows]
+    found = score(targets, decisions, NAMES, multi_label=multi_label, bootstrap=4000).metrics
+    for name, item in found.items():
+        low, high = np.quantile([values[name] for values in plain], [0.025, 0.975])
+        width = high - low
+        assert item.low == pytest.approx(low, abs=0.12 * width), name
+        assert item.high == pytest.approx(high, abs=0.12 * width), name
+        assert item.low < item.value < item.high
+
+
+def test_resampling_in_parts_changes_nothing(monkeypatch):
+    whole = score(*multi(), NAMES, multi_label=True, bootstrap=50).metrics
+    monkeypatch.setattr(metrics, "MOST_DRAWS_AT_ONCE", 200)
+    assert score(*multi(), NAMES, multi_label=True, bootstrap=50).metrics == whole
+
+
+def test_the_seed_decides_the_intervals():
+    first, again, other = (score(*single(), NAMES, multi_label=False, seed=seed).metrics for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_perfect_decisions_score_one_even_when_a_class_is_missing():
+    targets, _ = single()
+    found = score(targets, targets, NAMES, multi_label=False)
+    assert {(item.value, item.low, item.high) for item in found.metrics.values()} == {(1.0, 1.0, 1.0)}
+    assert found.per_class[4].f1 == 0.0
+    assert found.per_class[4].support == 0
+
+
+def test_no_label_true_and_none_decided():
+    nothing = np.zeros((3, 2), dtype=bool)
+    values = point_metrics(nothing, nothing, 2, True)
+    assert values["accuracy"] == values["subset_accuracy"] == 1.0
+    assert values["hamming_loss"] == values["macro_f1"] == values["micro_f1"] == values["weighted_f1"] == 0.0
+
+
+@pytest.mark.parametrize("decided", [0, 1])
+def test_one_text(decided):
+    found = score([0], [decided], ("no", "yes"), multi_label=False)
+    assert found.n == 1
+    assert found.metrics["accuracy"] == metrics.Interval(1.0 - decided, 1.0 - decided, 1.0 - decided)
+
+
+def test_one_class():
+    assert point_metrics([0, 0], [0, 0], 1, False)["macro_f1"] == 1.0
+    assert point_metrics([[1], [0], [1]], [[1], [0], [0]], 1, True)["macro_f1"] == pytest.approx(2 / 3)
+
+
+def test_no_text_is_an_error():
+    with pytest.raises(DataError, match="no rows"):
+        score([], [], NAMES, multi_label=False)
+    with pytest.raises(DataError, match="no rows"):
+        point_metrics(np.zeros((0, 5), dtype=bool), np.zeros((0, 5), dtype=bool), 5, True)
+
+
+def test_what_does_not_belong_together_is_refused():
+    with pytest.raises(ValueError, match="shape"):
+        score([0, 1], [0], NAMES, multi_label=False)
+    with pytest.raises(ValueError, match="shape"):
+        score(*multi(), ("a", "b"), multi_label=True)
+    for targets, decisions in [([0, 2], [0, 1]), ([0, 1], [0, -1])]:
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            point_metrics(targets, decisions, 2, False)
+
+
+@pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
+def test_json_has_every_number_and_only_json_types(make, multi_label):
+    evaluation = score(*make(), NAMES, multi_label=multi_label, bootstrap=20)
+    document = evaluation.to_json()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["n"] == 300
+    assert document["metrics"]["macro_f1"] == evaluation.metrics["macro_f1"].value
+    assert document["intervals"]["macro_f1"] == [evaluation.metrics["macro_f1"].low, evaluation.metrics["macro_f1"].high]
+    assert document["per_class"][1]["label"] == "b"
+    assert set(document["per_class"][1]) == {"label", "precision", "recall", "f1", "support", "predicted"}
+    assert document["confusion"] == {"labels": list(NAMES), "matrix": evaluation.confusion.tolist()}
+
+
+def test_without_resamples_there_are_no_intervals():
+    evaluation: Evaluation = score(*single(), NAMES, multi_label=False, bootstrap=0)
+    assert evaluation.metrics["accuracy"].low is None
+    assert evaluation.to_json()["intervals"] == {}
