@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import nn
@@ -134,15 +134,12 @@ def _packaged(name: str) -> BaseLocation | None:
 def _download(name: str, model_id: str, weights: bool) -> BaseLocation:
     patterns = _CONFIG_FILES + ["*.safetensors"] * weights
     try:
-        downloaded = snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=_OTHER_FILES, etag_timeout=_HUB_TIMEOUT)
+        model_info(model_id, timeout=_HUB_TIMEOUT)  # snapshot_download would wait for a silent hub without end
+        path = Path(snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=_OTHER_FILES))
     except Exception as error:  # the HTTP library behind the hub's client, and so its errors, differs between versions
         raise BaseError(_not_downloaded(name, model_id, error)) from error
-    path = Path(downloaded)
-    # An unreachable hub is no error to its client as long as anything of the model is in the cache.
     if not _is_complete(path, weights):
-        raise BaseError(
-            f"{model_id} has no config.json or no safetensors weights (or the hub cannot be reached, and the cache holds a part)"
-        )
+        raise BaseError(f"{model_id} on the hub has no config.json or no safetensors weights. Choose another base")
     return BaseLocation(name, "hub", path, model_id, f"{model_id}, downloaded from the hub")
 
 
@@ -234,12 +231,7 @@ def load_sequence_classifier(
 
 
 def _load(
-    auto_class: Any,
-    location: BaseLocation,
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
-    attention: str | None,
-    **arguments: bool,
+    auto_class: Any, location: BaseLocation, config: PreTrainedConfig, dtype: torch.dtype, attention: str | None, **options: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
     _require_weights(location)
     with _reading(location, "weights"), _quiet():
@@ -253,7 +245,7 @@ def _load(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **arguments,
+            **options,
         )
     missing = tuple(sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}))
     prefix = f"{model.base_model_prefix}." if auto_class is not AutoModel else ""

@@ -41,6 +41,9 @@ def test_a_class_of_one_row_stays_in_train() -> None:
         assert count_labels(train)["rare"] == 1
         assert set(count_labels(train)) == {"a", "b", "rare"}
         assert set(count_labels(dev)) == {"a", "b"}
+    lonely = {f"rare {i}": 1 for i in range(10)}
+    train, dev, _ = split_examples(single({"a": 100} | lonely), (0.1, 0.0), 1, multi_label=False)
+    assert (len(train), count_labels(dev)) == (99, {"a": 11})  # the share that they do not give comes from elsewhere
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -53,11 +56,9 @@ def test_the_seed_decides_the_split(multi_label: bool) -> None:
 
 def test_the_split_is_the_same_on_every_machine() -> None:
     _, dev, test = split_examples(single({"a": 30, "b": 10}), (0.1, 0.1), 7, multi_label=False)
-    assert ([example.row for example in dev], [example.row for example in test]) == (DEV_ROWS, TEST_ROWS)
-
-
-DEV_ROWS: list[int] = []
-TEST_ROWS: list[int] = []
+    assert ([example.row for example in dev], [example.row for example in test]) == ([13, 16, 22, 31], [9, 12, 20, 40])
+    _, dev, test = split_examples(multi(40), (0.1, 0.1), 7, multi_label=True)
+    assert ([example.row for example in dev], [example.row for example in test]) == ([4, 5, 17, 34], [10, 14, 21, 37])
 
 
 def test_multi_label_keeps_the_share_of_every_label() -> None:

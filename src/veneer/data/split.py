@@ -91,7 +91,7 @@ def _quotas(rows: Sequence[int], free: Sequence[int], fraction: float) -> list[i
 
 def _stratify_multi(examples: Sequence[Example], groups: list[Group], fractions: tuple[float, float]) -> list[int]:
     """`[N]` side of each example: rarest label first, each text to the side that lacks most of that label, then most rows."""
-    shares = {side: share for side, share in enumerate((1 - sum(fractions), *fractions)) if share > 0}
+    shares = (1 - sum(fractions), *fractions)
     labels = [examples[group[0]].labels for group in groups]
     members: defaultdict[str, list[int]] = defaultdict(list)
     left: defaultdict[str, int] = defaultdict(int)
@@ -99,12 +99,13 @@ def _stratify_multi(examples: Sequence[Example], groups: list[Group], fractions:
         for label in labels[g]:
             members[label].append(g)
             left[label] += len(group)
-    room = {side: share * len(examples) for side, share in shares.items()}
-    lacks = {label: {side: share * count for side, share in shares.items()} for label, count in left.items()}
+    room = [share * len(examples) for share in shares]
+    lacks = {label: [share * count for share in shares] for label, count in left.items()}
     chosen: dict[int, int] = {}
 
-    def place(g: int, lack: dict[int, float]) -> None:
-        side = max(shares, key=lambda side: (lack[side], room[side]))
+    def place(g: int, lack: list[float]) -> None:
+        # what the sides lack adds up to what is left, so a side of share 0 never lacks most
+        side = max(range(len(shares)), key=lambda side: (lack[side], room[side]))
         chosen[g] = side
         room[side] -= len(groups[g])
         for label in labels[g]:

@@ -82,7 +82,7 @@ def embedding_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def trained_modules(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules trained in full, each as high as it goes, so that none lies inside another."""
+    """Paths of the modules trained in full, none inside another: whole heads, but transformer layers one by one."""
     return tuple(_trained_below(model, ""))
 
 
@@ -115,9 +115,9 @@ def _trained_below(module: nn.Module, path: str) -> list[str]:
     if not parameters or isinstance(module, LoraLinear):
         return []
     whole = all(parameter.requires_grad for parameter in parameters) and not lora_layers(module)
-    # A list of layers has no forward, so it cannot be one module of PEFT's modules_to_save.
-    if path and whole and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+    # Layers are named one by one: a list has no forward, so it cannot be one module of PEFT's modules_to_save.
+    lists = any(isinstance(inner, nn.ModuleList | nn.ModuleDict) for inner in module.modules())
+    if path and whole and not lists:
         return [path]
-    return [
-        found for name, child in module.named_children() for found in _trained_below(child, f"{path}.{name}" if path else name)
-    ]
+    prefix = f"{path}." if path else ""
+    return [found for name, child in module.named_children() for found in _trained_below(child, prefix + name)]

@@ -301,6 +301,11 @@ def _mismatches(settings: AdapterSettings, tensors: Mapping[str, Tensor]) -> lis
         problems.append(f"missing: {shorten(missing)}")
     if lone := sorted(name for name in tensors if name.endswith((".lora_A", ".lora_B")) and name not in expected):
         problems.append(f"half a layer only: {shorten(lone)}")
+    problems += [
+        f"no tensors for {module!r}"
+        for module in settings.saved_modules
+        if not any(is_inside(name, [module]) for name in tensors)
+    ]
     for name in sorted(expected & tensors.keys()):
         shape = tuple(tensors[name].shape)
         if len(shape) != 2 or shape[0 if name.endswith("A") else 1] != settings.rank:
@@ -325,8 +330,8 @@ def _unfilled(fields: Mapping[str, Any], layers: tuple[str, ...], tensors: Mappi
     whole = {path for path in saved if endings and path.endswith(endings)}
     if nested := sorted(path for path in whole if is_inside(path, whole - {path})):
         problems.append(f"modules_to_save holds {shorten(nested)} inside another of its modules, which PEFT cannot load either")
-    if fields.get("task_type") == "SEQ_CLS" and not any(path.endswith(_PEFT_HEADS) for path in saved):
-        problems.append(f"no tensors of a classification head ({' or '.join(_PEFT_HEADS)})")
+    if fields.get("task_type") == "SEQ_CLS" and not whole:
+        problems.append("no tensors of a classification head")
     return problems[:10]
 
 
@@ -347,7 +352,7 @@ def _field_problems(fields: Mapping[str, Any]) -> list[str]:
     """Every field that is wrong, or that veneer cannot honour exactly."""
     problems = []
     for key, value in fields.items():
-        if key in HONOURED_FIELDS or key in HARMLESS_FIELDS or value in (None, False, "", [], {}):
+        if key in HONOURED_FIELDS or key in HARMLESS_FIELDS or _is_empty(value):
             continue
         meaning = REFUSED_FIELDS.get(key, "a field that veneer does not know, and that may change the outputs")
         problems.append(f"{key}: {_brief(value)} is not supported ({meaning})")
@@ -362,6 +367,10 @@ def _field_problems(fields: Mapping[str, Any]) -> list[str]:
 def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
 def _is_names(value: object) -> bool:

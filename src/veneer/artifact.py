@@ -1,0 +1,278 @@
+"""The run folder: its files, their format version, writing and reading it.
+
+    adapter_config.json, adapter_model.safetensors   the adapter, in PEFT's format
+    head.safetensors                                 our own head, where the family's is not used
+    tokenizer.json, tokenizer_config.json, …         the tokenizer
+    veneer.json                                      everything else, and a checksum of every file above
+
+`veneer.json` is written last and replaced at once: a folder that holds it is whole. Nothing is pickled.
+
+Knows files and the model; knows nothing of training, and does not judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+from veneer import lora
+from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
+from veneer.errors import ArtifactError, LoraError
+from veneer.labels import LabelSet
+from veneer.model import Classifier, build_classifier, share_inputs
+from veneer.precision import Precision, choose_precision, pick_device
+from veneer.tasks import TASKS
+
+FORMAT_VERSION = 1
+INFO_FILE = "veneer.json"
+HEAD_FILE = "head.safetensors"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """What `veneer.json` says of a run, beside the files' checksums.
+
+    Attributes:
+        task: single_label | multi_label.
+        labels: the C label names, by id.
+        pooling: cls | mean | last.
+        own_head: True where the head is the base family's own.
+        base: the name the base was asked for by.
+        base_id: the name others know it by.
+        base_fingerprint: of the base's configuration and weights.
+        data_fingerprint: of the training texts and labels.
+        max_length: tokens a text is cut to.
+        pair: True where a text comes with a second one.
+        precision: of the base in training, and so in the scores.
+        scores: metric -> value on the development texts.
+        calibration: how logits become decisions; null for the plain rule.
+        versions: package -> version.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    pooling: str
+    own_head: bool
+    base: str
+    base_id: str
+    base_fingerprint: str
+    data_fingerprint: str
+    max_length: int
+    pair: bool
+    precision: str
+    scores: dict[str, float]
+    versions: dict[str, str]
+    calibration: dict[str, Any] | None = None
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels by name and id."""
+        return LabelSet(self.labels)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run folder brought back to life."""
+
+    info: ArtifactInfo
+    model: Classifier
+    tokenizer: PreTrainedTokenizerFast
+    base: BaseLocation
+    precision: Precision
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("veneer", "torch", "transformers", "tokenizers", "safetensors")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenizerFast, info: ArtifactInfo) -> None:
+    """Write the adapter in `model`, its head, the tokenizer and `info` into `folder`; whole or not at all.
+
+    Raises:
+        LoraError: PEFT's format cannot hold the adapter.
+    """
+    writing = folder / ".writing"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    bias = "none"
+    trained = {name for name in model.trainable() if name.startswith("network.") and name.endswith(".bias")}
+    if trained:
+        bias = _bias_mode(model, trained)
+    task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
+    settings = lora.adapter_settings(model.network, bias=bias, base=info.base_id, task_type=task_type)  # type: ignore[arg-type]
+    tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
+    lora.write_adapter(writing, tensors, settings)
+    if model.head is not None:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
+    tokenizer.save_pretrained(writing)
+    names = sorted(path.name for path in writing.iterdir())
+    tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": {name: _sha256(writing / name) for name in names}}
+    (writing / INFO_FILE).write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    _commit(writing, folder, names)
+
+
+def read_info(folder: Path) -> ArtifactInfo:
+    """`veneer.json` of a run folder, every file checked against its checksum.
+
+    Raises:
+        ArtifactError: no run folder, an unfinished or damaged one, or of another format version.
+    """
+    tree = _read_tree(folder)
+    found = tree.pop("format_version", None)
+    if found != FORMAT_VERSION:
+        raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads version {FORMAT_VERSION}. Fix: update veneer")
+    files = tree.pop("files", None)
+    try:
+        info = ArtifactInfo(**{**tree, "labels": tuple(tree["labels"])})
+        labels = info.label_set
+    except (TypeError, KeyError) as error:
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
+    if info.task not in TASKS or not isinstance(files, dict) or len(labels) < 1 or not set(ADAPTER_FILES) <= files.keys():
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: task, labels or files are not what veneer writes")
+    _check_files(folder, files)
+    return info
+
+
+def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
+    """The model of a run folder, in evaluation mode, on the GPU if there is one.
+
+    Args:
+        base: where the base is, if not where it was found in training.
+        precision: auto | fp32 | bf16 | fp16.
+
+    Raises:
+        ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
+        BaseError: the base cannot be found.
+    """
+    info = read_info(folder)
+    location = find_base(base or info.base)
+    found = fingerprint(location)
+    if found != info.base_fingerprint:
+        raise ArtifactError(
+            f"{folder} was trained on another base than {location.description}: fingerprint {info.base_fingerprint[:19]}…, "
+            f"here {found[:19]}…. Fix: give the base '{info.base_id}' it was trained on"
+        )
+    device = pick_device()
+    chosen = choose_precision(precision, device)
+    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=chosen.dtype)
+    if model.plan.own != info.own_head:
+        model = build_classifier(location, len(info.labels), pooling="auto", dtype=chosen.dtype)
+    _fill(folder, model)
+    model.to(device)
+    own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
+    return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file at once: readers see the old or the new one."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable, where the system knows how to."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Make the contents of files durable."""
+    for path in paths:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _commit(writing: Path, folder: Path, names: list[str]) -> None:
+    """Move the files up, `veneer.json` last: without it the folder is not taken for whole."""
+    sync_files(writing / name for name in [*names, INFO_FILE])
+    (folder / INFO_FILE).unlink(missing_ok=True)
+    for name in names:
+        (writing / name).replace(folder / name)
+    sync_folder(folder)
+    (writing / INFO_FILE).replace(folder / INFO_FILE)
+    writing.rmdir()
+    sync_folder(folder)
+
+
+def _bias_mode(model: Classifier, trained: set[str]) -> str:
+    modules = lora.trained_modules(model.network)
+    loose = {name.removeprefix("network.") for name in trained}
+    loose = {name for name in loose if not any(name.startswith(f"{module}.") for module in modules)}
+    if not loose:
+        return "none"
+    adapted = {f"{name}.bias" for name in lora.lora_layers(model.network)}
+    return "lora_only" if loose <= adapted else "all"
+
+
+def _fill(folder: Path, model: Classifier) -> None:
+    try:
+        lora.apply_adapter(model.network, lora.read_adapter(folder))
+        share_inputs(model)
+        if model.head is not None:
+            model.head.load_state_dict(load_file(folder / HEAD_FILE))
+    except LoraError as error:
+        raise ArtifactError(f"{folder}: {error}") from None
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{folder / HEAD_FILE} does not fit the model: {error}") from None
+
+
+def _read_tree(folder: Path) -> dict[str, Any]:
+    path = folder / INFO_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} {_why_none(folder)}") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
+    known = {field.name for field in fields(ArtifactInfo)} | {"format_version", "files"}
+    if tree.get("format_version") == FORMAT_VERSION and (unknown := tree.keys() - known):
+        raise ArtifactError(f"{path} is damaged: unknown keys {', '.join(sorted(unknown))}")
+    return tree
+
+
+def _why_none(folder: Path) -> str:
+    if not folder.exists():
+        return "does not exist"
+    if (folder / "checkpoints").is_dir():
+        return f"holds an unfinished run. Fix: veneer train --out {folder} --resume"
+    return f"is no run folder: it holds no {INFO_FILE}"
+
+
+def _check_files(folder: Path, files: dict[str, Any]) -> None:
+    for name, expected in files.items():
+        if Path(name).name != name or name in (".", ".."):
+            raise ArtifactError(f"{folder / INFO_FILE} is damaged: it names a file outside the folder ({name!r})")
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{folder} is damaged: {name} is missing. Fix: copy the whole folder again, or train again")
+        if _sha256(path) != expected:
+            raise ArtifactError(f"{path} is damaged: its checksum is not the one saved. Fix: copy it again, or train again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

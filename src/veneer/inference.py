@@ -1,0 +1,44 @@
+"""The only batch loop without gradients: texts in, logits out. Evaluation, prediction and verification all run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from veneer.data import EncodedTexts
+from veneer.model import Classifier
+from veneer.packing import plan_inference
+
+TOKEN_BUDGET = 4096
+
+
+@torch.no_grad()
+def compute_logits(
+    model: Classifier,
+    texts: EncodedTexts,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """`[N, C]` float32 logits of N texts, on the CPU, in the order of the texts.
+
+    Args:
+        token_budget: tokens of one forward pass.
+        progress: called with the number of texts of each batch that is done.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[Tensor] = []
+    plan = plan_inference(texts.lengths, token_budget)
+    for indices in plan:
+        rows.append(model(model.batch(texts, indices.tolist())).cpu())
+        if progress is not None:
+            progress(len(indices))
+    model.train(was_training)
+    if not rows:
+        raise ValueError("no texts")
+    order = torch.cat([torch.from_numpy(indices) for indices in plan])
+    logits = torch.cat(rows)
+    return torch.empty_like(logits).index_copy_(0, order, logits)

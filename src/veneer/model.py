@@ -1,0 +1,225 @@
+"""The classifier: a frozen base, LoRA on its layers, and a head. `forward(batch)` gives `[N, C]` logits.
+
+Knows how the parts go together; knows nothing of files, configurations, training or decisions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from veneer import lora, packing
+from veneer.bases import (
+    BaseLocation,
+    first_position,
+    is_causal,
+    load_config,
+    load_encoder,
+    load_sequence_classifier,
+    packing_support,
+    pooling_of,
+)
+from veneer.data import EncodedTexts
+from veneer.errors import LoraError
+from veneer.heads import HeadPlan, head_modules, own_head, plan_head, pool
+from veneer.lora.freeze import Bias
+from veneer.lora.inject import Layers
+from veneer.lora.layer import Scaling
+from veneer.packing import Batch, PackedBatch
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Which layers are adapted, how, and what else is trained; the fields of the configuration's `lora` section."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    target_modules: str | Sequence[str] = "auto"
+    layers: Layers = "all"
+    bias: Bias = "none"
+    scaling: Scaling = "standard"
+    train_top_layers: int = 0
+    train_embeddings: bool = False
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether weights of the base itself are trained, which needs them in float32."""
+        return self.bias != "none" or self.train_top_layers > 0 or self.train_embeddings
+
+
+class Classifier(nn.Module):
+    """Base, LoRA and head.
+
+    The base's own dropout stays off: it is frozen, and the adapter has its own.
+
+    Attributes:
+        network: transformers' sequence classifier where the head is the family's own, else its bare encoder.
+        head: our linear head `[H] -> [C]`, or None where the family's own is used.
+        plan: which vector of a text is classified, and by what.
+        packs: None if texts are packed, else the reason why they are padded.
+        untrained: modules of the family's head that the base's checkpoint did not hold, by name: they are trained in full.
+    """
+
+    def __init__(self, network: nn.Module, plan: HeadPlan, num_labels: int, missing: Sequence[str], packs: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self.plan = plan
+        self.packs = packs
+        config: PreTrainedConfig = network.config  # type: ignore[assignment]
+        self.head = None if plan.own else nn.Linear(config.get_text_config().hidden_size, num_labels)
+        self._heads = head_modules(network) if plan.own else {}
+        self.untrained = tuple(name for name in self._heads if any(key.startswith(f"{name}.") for key in missing))
+        for module in self._heads.values():
+            module.float()
+        self._first_position = first_position(config)
+        self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
+        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self.train(False)
+
+    @property
+    def encoder(self) -> Any:
+        """The base without its head."""
+        return self.network.base_model
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The base's configuration."""
+        return self.network.config  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.network.parameters()).device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """`[N, C]` float32 logits."""
+        pooled = pool(self._hidden(batch), batch.segments, self.plan.pooling)
+        logits: Tensor = own_head(self.network, pooled) if self.head is None else self.head(pooled)
+        return logits.float()
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """`[T, H]` hidden states, texts end to end, whichever way the base ran."""
+        types = batch.type_ids if self._takes_types else None
+        if isinstance(batch, PackedBatch):
+            arguments = {"input_ids": batch.ids[None], "position_ids": batch.positions[None], "segments": batch.segments}
+            if types is not None:
+                arguments["token_type_ids"] = types[None]
+            if self.plan.pooling == "last" and self.config.model_type != "xlnet":
+                arguments["use_cache"] = False
+            hidden: Tensor = self.encoder(**arguments).last_hidden_state
+            return hidden[0]
+        arguments = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        if types is not None:
+            arguments["token_type_ids"] = types
+        padded: Tensor = self.encoder(**arguments).last_hidden_state
+        return padded[batch.mask.bool()]
+
+    def batch(self, texts: EncodedTexts, indices: Sequence[int]) -> Batch:
+        """The texts of these `indices` as this model takes them, on its device."""
+        spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
+        ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
+        if self.packs is None:
+            return packing.pack(ids, types, self._first_position).to(self.device)
+        return packing.pad(ids, types, self._pad_id).to(self.device)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Turn the adapter's and the head's dropout on or off; the base itself stays in evaluation mode."""
+        super().train(False)
+        self.training = mode
+        for module in self.network.modules():
+            # transformers checkpoints a layer only while the layer itself is in training mode
+            if isinstance(module, lora.LoraLinear | GradientCheckpointingLayer):
+                module.training = mode
+        for module in self._heads.values():
+            module.train(mode)
+        return self
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter that is trained, in a fixed order."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def head_parameters(self) -> set[str]:
+        """Names of the head's trained parameters, a subset of `trainable`."""
+        prefixes = ("head.", *(f"network.{name}." for name in self._heads))
+        return {name for name in self.trainable() if name.startswith(prefixes) and "lora_" not in name}
+
+
+def build_classifier(
+    base: BaseLocation, num_labels: int, *, pooling: str = "auto", dtype: torch.dtype = torch.float32, pack: bool = True
+) -> Classifier:
+    """A classifier over `base`, its head freshly initialised by torch's generator, not yet adapted.
+
+    Args:
+        pooling: auto | cls | mean | last.
+        dtype: of the frozen base; the head is float32.
+        pack: False to pad although the base could pack.
+
+    Raises:
+        BaseError: the base cannot be loaded, or cannot be pooled that way.
+    """
+    config = load_config(base)
+    advised = pooling_of(base) if pooling == "auto" else None
+    plan = plan_head(config, pooling, advised, is_causal(config))
+    packs = packing_support(config) if pack else "padding was asked for"
+    if packs is None:
+        packing.enable()
+    attention = packing.PACKED_ATTENTION if packs is None else None
+    if plan.own:
+        network, missing = load_sequence_classifier(base, num_labels, dtype=dtype, attention=attention)
+    else:
+        network, missing = load_encoder(base, dtype=dtype, attention=attention), ()
+    network.requires_grad_(False)
+    return Classifier(network, plan, num_labels, missing, packs)
+
+
+def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
+    """Put LoRA into the model and mark what is trained: LoRA, the head, and what the base did not supply.
+
+    Returns:
+        The paths of the adapted layers inside `model.network`.
+
+    Raises:
+        LoraError: the plan fits no layer of the model.
+    """
+    network = model.network
+    family = model.config.get_text_config().model_type
+    targets = plan.target_modules
+    if targets == "auto":
+        targets = lora.default_targets(family)
+    elif targets == "query_value":
+        targets = lora.query_value_targets(family)
+    trained = list(model.untrained)
+    trained += lora.top_layers(network, plan.train_top_layers)
+    trained += lora.embedding_modules(network) if plan.train_embeddings else ()
+    names = lora.apply_lora(
+        network,
+        targets,
+        rank=plan.rank,
+        alpha=plan.alpha,
+        dropout=plan.dropout,
+        scaling=plan.scaling,
+        layers=plan.layers,
+        exclude=trained,
+    )
+    if plan.trains_base and next(model.encoder.parameters()).dtype != torch.float32:
+        raise LoraError("training weights of the base needs them in float32. Fix: training.precision: fp32")
+    lora.mark_only_lora_as_trainable(network, plan.bias)
+    lora.unfreeze(network, trained)
+    share_inputs(model)
+    model.train(model.training)
+    return names
+
+
+def share_inputs(model: Classifier) -> None:
+    """Let adapted layers that read the same input (query, key and value) read it once."""
+    layers = lora.lora_layers(model.network)
+    for group in lora.shared_input_groups(layers):
+        lora.SharedInput([layers[name] for name in group])

@@ -1,0 +1,109 @@
+"""Texts to predictions with a trained run folder.
+
+Knows the run folder, the task and the batch loop; knows nothing of training or of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from veneer import lora
+from veneer.artifact import ArtifactInfo, Loaded, load_artifact
+from veneer.data import encode
+from veneer.errors import InputError
+from veneer.inference import compute_logits
+from veneer.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one text.
+
+    Attributes:
+        labels: the decided labels, the most probable first; empty where no label of a multi-label task passes its threshold.
+        scores: label -> probability, for every label in the order of the label set.
+    """
+
+    labels: tuple[str, ...]
+    scores: dict[str, float]
+
+
+class Predictor:
+    """A trained classifier, ready for texts."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._task = TASKS[loaded.info.task]  # type: ignore[index]
+
+    @property
+    def info(self) -> ArtifactInfo:
+        """What the run folder says of itself."""
+        return self._loaded.info
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its tokenizer."""
+        return self._loaded
+
+    def merge(self) -> Predictor:
+        """Add the adapter's update to the base's weights, for speed; probabilities move by rounding only."""
+        lora.merge_lora(self._loaded.model.network)
+        return self
+
+    def logits(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """`[N, C]` float32 logits of N texts.
+
+        Raises:
+            InputError: the model wants pairs and there are none, or the other way round.
+        """
+        if self.info.pair != (pairs is not None):
+            raise InputError(
+                "this model was trained on pairs of texts: give the second texts too"
+                if self.info.pair
+                else "this model was trained on single texts: give no second text"
+            )
+        encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
+        return compute_logits(self._loaded.model, encoded, progress=progress)
+
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """A prediction a text.
+
+        Raises:
+            InputError: a single string instead of a list of them, or pairs where the model wants none.
+        """
+        if isinstance(texts, str):
+            raise InputError("predict takes a list of texts, not one string. Fix: predict([text])")
+        if not texts:
+            return []
+        logits = self.logits(texts, pairs, progress=progress)
+        probabilities = self._task.probabilities(logits)
+        decisions = self._task.decide(logits)
+        return [self._prediction(row, decision) for row, decision in zip(probabilities.tolist(), decisions.tolist(), strict=True)]
+
+    def _prediction(self, row: list[float], decision: int | list[bool]) -> Prediction:
+        names = self.info.labels
+        chosen = [decision] if isinstance(decision, int) else [i for i, given in enumerate(decision) if given]
+        chosen.sort(key=lambda i: -row[i])
+        return Prediction(tuple(names[i] for i in chosen), dict(zip(names, row, strict=True)))
+
+
+def load(folder: str | Path, *, base: str | None = None, precision: str = "auto") -> Predictor:
+    """The classifier of a run folder.
+
+    Args:
+        base: where the base is, if not where it was found in training.
+        precision: auto | fp32 | bf16 | fp16.
+
+    Raises:
+        ArtifactError: the folder is missing, damaged, of another format version, or made for another base.
+        BaseError: the base cannot be found.
+    """
+    return Predictor(load_artifact(Path(folder), base=base, precision=precision))

@@ -1,0 +1,187 @@
+"""Checkpoints from which a run goes on as if it had never stopped.
+
+A checkpoint is a folder `checkpoints/step-000200` with `state.safetensors` (trained parameters, the optimiser's moments, the
+random generators' states, the best adapter so far) and `state.json` (where in the run it is, and what run it belongs to). It is
+written beside and renamed, so that it is there whole or not at all. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from veneer.artifact import sync_files, sync_folder
+from veneer.errors import ResumeError
+from veneer.model import Classifier
+
+FORMAT_VERSION = 1
+_KEPT = 2
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: epochs done.
+        batch: batches of the current epoch done.
+        best_score: the best score on dev so far (higher is better), or None before the first evaluation.
+        best_step: its step.
+        stale: evaluations since then.
+        seconds: time spent training.
+        texts: texts trained on.
+        loss_scale: the state of fp16's gradient scaler, or None.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    texts: int = 0
+    loss_scale: dict[str, float] | None = None
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors."""
+        return {key: value for key, value in asdict(self).items() if key != "best_tensors"}
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: of the run.
+        identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._folder = folder / "checkpoints"
+        self._identity = json.loads(json.dumps(identity))
+
+    def save(self, model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+        """Write a checkpoint; older ones but one are removed after it is there."""
+        name = f"step-{progress.step:08d}"
+        target, writing = self._folder / name, self._folder / f".{name}.writing"
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        tensors = _state_tensors(model, optimizer, progress)
+        save_file(tensors, writing / "state.safetensors")
+        state = {
+            "format_version": FORMAT_VERSION,
+            "identity": self._identity,
+            "progress": progress.to_json(),
+            "sha256": _sha256(writing / "state.safetensors"),
+        }
+        (writing / "state.json").write_text(json.dumps(state, indent=2, ensure_ascii=False), encoding="utf-8")
+        sync_files(writing.iterdir())
+        shutil.rmtree(target, ignore_errors=True)
+        writing.rename(target)
+        sync_folder(self._folder)
+        for old in self._all()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def restore(self, model: Classifier, optimizer: torch.optim.Optimizer) -> Progress:
+        """Bring model, optimiser and random generators to the newest whole checkpoint.
+
+        Raises:
+            ResumeError: there is none, or it belongs to another run; every difference is named.
+        """
+        state, tensors = self._newest()
+        if differences := _differences(state["identity"], self._identity):
+            raise ResumeError(
+                f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  " + "\n  ".join(differences)
+            )
+        progress = Progress(**state["progress"])
+        _load_tensors(model, optimizer, progress, tensors)
+        return progress
+
+    def remove(self) -> None:
+        """Remove all checkpoints, once the run folder is whole."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))
+
+    def _newest(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        problems = []
+        for folder in reversed(self._all()):
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                if state["format_version"] != FORMAT_VERSION:
+                    raise ResumeError(f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}")
+                if _sha256(folder / "state.safetensors") != state["sha256"]:
+                    raise ValueError("its checksum is not the one saved")
+                return state, load_file(folder / "state.safetensors")
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                problems.append(f"{folder.name} is damaged: {error}")
+        why = "; ".join(problems) if problems else "there is none yet"
+        raise ResumeError(f"no checkpoint in {self._folder} to resume from ({why}). Fix: train again into another --out")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint."""
+    return any((folder / "checkpoints").glob("step-*"))
+
+
+def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Tensor]:
+    tensors = {"rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in model.trainable().items():
+        tensors[f"parameter/{name}"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    tensors |= {f"best/{name}": tensor for name, tensor in progress.best_tensors.items()}
+    return {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _load_tensors(
+    model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]
+) -> None:
+    with torch.no_grad():
+        for name, parameter in model.trainable().items():
+            parameter.copy_(tensors[f"parameter/{name}"])
+            moments = {key: tensors.get(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["exp_avg"] is not None:
+                # the step counter stays where the optimiser keeps it: beside the parameter, as fused AdamW wants it
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items() if value is not None}
+    progress.best_tensors = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
+    torch.set_rng_state(tensors["rng/cpu"])
+    if "rng/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+
+def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += [f"{key}.{line}" for line in _differences(before, now)]
+        elif before != now:
+            lines.append(f"{key}: was {_shown(before)}, is {_shown(now)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

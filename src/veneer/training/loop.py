@@ -1,0 +1,215 @@
+"""The training loop. `fit` is the page to read; a step is `batch_size` texts, whatever their length."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veneer import lora
+from veneer.config import TrainingConfig
+from veneer.errors import TrainingError, VeneerError
+from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
+from veneer.inference import compute_logits
+from veneer.model import Classifier
+from veneer.packing import plan_training, split_batch
+from veneer.tasks import Objective, Task
+from veneer.training.checkpoint import Checkpoints, Progress
+from veneer.training.interrupt import Interrupt
+from veneer.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from veneer.training.prepare import Split
+from veneer.training.tracking import Tracker
+
+PROBE_STEPS = 3  # after this many steps the adapter must have moved
+
+
+class Interrupted(VeneerError):
+    """The person stopped the run; a checkpoint is saved."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how.
+
+    Attributes:
+        metric: the score on dev that picks the best adapter.
+        scaler: fp16's gradient scaler, disabled otherwise.
+    """
+
+    model: Classifier
+    task: Task
+    objective: Objective
+    train: Split
+    dev: Split
+    settings: TrainingConfig
+    metric: str
+    seed: int
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return math.ceil(math.ceil(len(self.train) / self.settings.batch_size) / self.settings.gradient_accumulation)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.settings.epochs
+
+
+def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = False) -> Progress:
+    """Train to the end, or until no better score comes; the best adapter's tensors are in the result's `best_tensors`.
+
+    Raises:
+        TrainingError: a loss or an adapter that is not finite, or an adapter that does not move.
+        Interrupted: stopped from outside, after saving a checkpoint.
+        ResumeError: `resume`, and there is no checkpoint of this run.
+    """
+    optimizer = _optimizer(job)
+    progress = checkpoints.restore(job.model, optimizer) if resume else Progress()
+    if progress.loss_scale is not None:
+        job.scaler.load_state_dict(progress.loss_scale)
+    tracker.rewind(progress.step)
+    job.model.train()
+    with Interrupt() as interrupt, tracker.bar(job.steps, progress.step):
+        for batches in _remaining(job, progress):
+            row = _step(job, optimizer, progress, batches)
+            tracker.advance(row)
+            _check(job, row, tracker)
+            if _evaluation_is_due(job, progress):
+                _evaluate(job, progress, tracker)
+            if interrupt.asked or progress.step % job.settings.checkpoint_every == 0:
+                tracker.flush()
+                checkpoints.save(job.model, optimizer, progress)
+            if interrupt.asked:
+                raise Interrupted(f"stopped at step {progress.step} of {job.steps}; a checkpoint is saved")
+    if progress.step < job.steps:
+        tracker.say(f"no better {job.metric} in {progress.stale} evaluations: stopped early at step {progress.step}")
+    checkpoints.save(job.model, optimizer, progress)
+    return progress
+
+
+def trained_tensors(model: Classifier) -> dict[str, Tensor]:
+    """A copy of everything that is trained, by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.trainable().items()}
+
+
+def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `trained_tensors`."""
+    with torch.no_grad():
+        for name, parameter in model.trainable().items():
+            parameter.copy_(tensors[name])
+
+
+def _optimizer(job: Job) -> torch.optim.AdamW:
+    settings = job.settings
+    return build_optimizer(job.model, settings.learning_rate, settings.head_learning_rate, settings.weight_decay)
+
+
+def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, Any]]]:
+    """The batches of each step still to do, `progress` moved on by each; none once `patience` is spent."""
+    patience = job.settings.patience or math.inf
+    group = job.settings.gradient_accumulation
+    while progress.epoch < job.settings.epochs and progress.stale < patience:
+        plan = plan_training(job.train.texts.lengths, job.settings.batch_size, seed=job.seed, epoch=progress.epoch)
+        epoch = progress.epoch
+        while progress.epoch == epoch and progress.stale < patience:
+            batches = plan[progress.batch : progress.batch + group]
+            progress.batch += len(batches)
+            progress.step += 1
+            if progress.batch == len(plan):
+                progress.epoch, progress.batch = epoch + 1, 0
+            yield batches
+
+
+def _step(job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batches: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """One optimiser step over the texts of `batches`; returns its row of `metrics.jsonl`."""
+    start = time.perf_counter()
+    settings, model = job.settings, job.model
+    factor = learning_rate_factor(progress.step - 1, job.steps, settings.warmup_ratio, settings.schedule)
+    set_learning_rate(optimizer, factor)
+    count = sum(len(batch) for batch in batches)
+    loss = torch.zeros((), device=model.device)
+    for batch in batches:
+        for part in split_batch(batch, job.train.texts.lengths, settings.tokens_per_pass):
+            logits = model(model.batch(job.train.texts, part.tolist()))
+            part_loss = job.task.losses(logits, job.train.targets[part].to(logits.device), job.objective).sum() / count
+            job.scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
+    job.scaler.unscale_(optimizer)
+    limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
+    norm = torch.nn.utils.clip_grad_norm_(list(model.trainable().values()), limit)
+    job.scaler.step(optimizer)
+    job.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    progress.loss_scale = job.scaler.state_dict() or None
+    seconds = time.perf_counter() - start
+    progress.seconds += seconds
+    progress.texts += count
+    return {
+        "kind": "step",
+        "step": progress.step,
+        "epoch": round(progress.epoch + progress.batch * settings.batch_size / len(job.train), 4),
+        "loss": float(loss),
+        "learning_rate": settings.learning_rate * factor,
+        "gradient_norm": float(norm),
+        "texts_per_second": round(count / seconds, 1),
+    }
+
+
+def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
+    """Stop a run that cannot succeed: a loss that is not finite, or an adapter that has not moved after the first steps."""
+    skipped = job.scaler.is_enabled() and not math.isfinite(row["gradient_norm"])  # the scaler left that step out
+    if not math.isfinite(row["loss"]) or not (math.isfinite(row["gradient_norm"]) or skipped):
+        raise TrainingError(
+            f"step {row['step']}: the loss is {row['loss']}, its gradient's norm {row['gradient_norm']}. "
+            f"Fix: a lower training.learning_rate (now {job.settings.learning_rate:g}), or training.precision: fp32"
+        )
+    if row["step"] != min(PROBE_STEPS, job.steps):
+        return
+    layers = lora.lora_layers(job.model.network)
+    still = [name for name, layer in layers.items() if not bool(layer.lora_B.any())]
+    if len(still) == len(layers) and not skipped:
+        raise TrainingError(
+            f"after {row['step']} steps no LoRA layer has moved from zero, so nothing is learned. "
+            f"Fix: a higher training.learning_rate (now {job.settings.learning_rate:g}), or other lora.target_modules"
+        )
+    if still:
+        tracker.note(f"{len(still)} of {len(layers)} LoRA layers have not moved after {row['step']} steps: {', '.join(still)}")
+
+
+def _evaluation_is_due(job: Job, progress: Progress) -> bool:
+    if job.settings.evaluate_every == "epoch":
+        return progress.batch == 0
+    return progress.step % job.settings.evaluate_every == 0 or progress.step == job.steps
+
+
+def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
+    """Score dev, remember the adapter if it is the best so far."""
+    logits = compute_logits(job.model, job.dev.texts)
+    loss = float(job.task.losses(logits, job.dev.targets, Objective()).mean())
+    classes = logits.shape[1]
+    scores = point_metrics(
+        job.dev.targets.numpy(), job.task.decide(logits).numpy(), classes, job.task.name == "multi_label"
+    )
+    scores["loss"] = loss
+    score = -scores[job.metric] if job.metric in LOWER_IS_BETTER else scores[job.metric]
+    best = progress.best_score is None or score > progress.best_score
+    if best:
+        progress.best_score, progress.best_step, progress.stale = score, progress.step, 0
+        progress.best_tensors = trained_tensors(job.model)
+    else:
+        progress.stale += 1
+    epoch = progress.epoch + progress.batch * job.settings.batch_size / len(job.train)
+    tracker.record({"kind": "evaluation", "step": progress.step, "epoch": round(epoch, 4), "split": "dev", **scores})
+    speed = progress.texts / progress.seconds if progress.seconds else 0.0
+    tracker.say(
+        f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  dev loss {loss:.4f}  {job.metric} {scores[job.metric]:.4f}"
+        f"{' (best)' if best else ''}  {speed:.0f} texts/s"
+    )
