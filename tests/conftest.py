@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Processes that a test starts inherit it, and so compute with as many threads, bit for bit as the test itself does.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from veneer.data import EncodedTexts
 
 DATA_ROOT = Path(os.environ.get("VENEER_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
@@ -56,6 +59,20 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[family]
 
     return base
+
+
+@pytest.fixture(scope="session")
+def make_texts() -> Callable[..., EncodedTexts]:
+    """`make_texts([1, 17, 5])` are three random texts of so many tokens, none of them special; `pairs` makes their second halves
+    of type 1, as those of pairs are."""
+
+    def make(lengths: Sequence[int], seed: int = 0, *, pairs: bool = False) -> EncodedTexts:
+        rng = np.random.default_rng(seed)
+        ids = rng.integers(10, 160, sum(lengths), dtype=np.int32)
+        types = np.concatenate([pairs * (np.arange(length) * 2 >= length) for length in lengths]).astype(np.uint8)
+        return EncodedTexts(ids, types, np.concatenate([[0], np.cumsum(lengths)]), 0)
+
+    return make
 
 
 # Tiny bases: two layers, width 32, four heads, 160 positions. The initial weights are large enough for attention to be far from
@@ -95,8 +112,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "modernbert": WIDTH | {"global_attn_every_n_layers": 2, "local_attention": 8, "initializer_cutoff_factor": 2.0},
     "electra": WIDTH | {"embedding_size": 16},
-    "qwen2": WIDTH | {"num_key_value_heads": 2},
+    "albert": WIDTH | {"embedding_size": 16},
+    "ernie": WIDTH,
+    "xlm-roberta": WIDTH | {"max_position_embeddings": 162, "type_vocab_size": 1},
+    "camembert": WIDTH | {"max_position_embeddings": 162, "type_vocab_size": 1},
+    "mpnet": WIDTH | {"max_position_embeddings": 162},
+    "deberta-v2": WIDTH
+    | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "initializer_range": 0.2},
+    # The second layer of these looks back eight tokens at most, where the family has such layers.
+    "qwen2": WIDTH | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": WIDTH
+    | {"num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     "llama": WIDTH | {"num_key_value_heads": 2},
+    "mistral": WIDTH | {"num_key_value_heads": 2, "sliding_window": 8},
+    "gemma3_text": WIDTH
+    | {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8}
+    | {"layer_types": ["full_attention", "sliding_attention"]},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 160, "initializer_range": 0.2},
 }
 
@@ -119,18 +151,21 @@ def save_tiny_base(family: str, folder: Path) -> Path:
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """A small tokenizer with the special tokens and the pair format of `family`; pad token only where the family has one."""
-    if family in ("bert", "distilbert", "electra"):
+    if family in ("bert", "distilbert", "electra", "albert", "ernie", "deberta-v2"):
         return _word_pieces(segments=family != "distilbert")
     if family == "modernbert":
         names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
         return _byte_pairs(names, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]")
-    if family == "roberta":
+    if family in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>", "cls": "<s>", "sep": "</s>"}
         return _byte_pairs(names, "<s> $A </s>", "<s> $A </s> </s> $B </s>")
-    if family == "llama":
+    if family in ("llama", "mistral", "gemma3_text"):
         names = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>"}
         return _byte_pairs(names, "<|begin_of_text|> $A", "<|begin_of_text|> $A <|begin_of_text|> $B")
-    if family == "qwen2":
+    if family == "xlnet":
+        names = {"unk": "<unk>", "sep": "<sep>", "cls": "<cls>", "pad": "<pad>", "eos": "</s>", "bos": "<s>"}
+        return _byte_pairs(names, "$A <sep> <cls>", "$A <sep> $B <sep> <cls>")
+    if family in ("qwen2", "qwen3"):
         return _byte_pairs({"eos": "<|endoftext|>", "pad": "<|endoftext|>"}, "$A", "$A $B")
     return _byte_pairs({"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}, "$A", "$A $B")
 

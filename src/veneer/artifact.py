@@ -21,14 +21,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
-from veneer.errors import ArtifactError, LoraError
+from veneer.errors import ArtifactError, DataError, LoraError
+from veneer.heads import HeadPlan, Pooling
 from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.precision import Precision, choose_precision, pick_device
@@ -139,10 +141,10 @@ def read_info(folder: Path) -> ArtifactInfo:
     try:
         info = ArtifactInfo(**{**tree, "labels": tuple(tree["labels"])})
         labels = info.label_set
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, DataError) as error:
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
-    if info.task not in TASKS or not isinstance(files, dict) or len(labels) < 1 or not set(ADAPTER_FILES) <= files.keys():
-        raise ArtifactError(f"{folder / INFO_FILE} is damaged: task, labels or files are not what veneer writes")
+    if wrong := _unsound(tree, files, len(labels)):
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: not what veneer writes: {', '.join(wrong)}")
     _check_files(folder, files)
     return info
 
@@ -168,10 +170,13 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
         )
     device = pick_device()
     chosen = choose_precision(precision, device)
-    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=chosen.dtype)
-    if model.plan.own != info.own_head:
-        model = build_classifier(location, len(info.labels), pooling="auto", dtype=chosen.dtype)
-    _fill(folder, model)
+    adapter = _read_adapter(folder)
+    model = _build(info, location, chosen)
+    trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
+    if precision == "auto" and chosen.name != "fp32" and trains_base:
+        chosen = Precision("fp32", "weights of the base were trained")
+        model = _build(info, location, chosen)
+    _fill(folder, model, adapter)
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
@@ -226,16 +231,37 @@ def _bias_mode(model: Classifier, trained: set[str]) -> str:
     return "lora_only" if loose <= adapted else "all"
 
 
-def _fill(folder: Path, model: Classifier) -> None:
+def _read_adapter(folder: Path) -> lora.AdapterFile:
     try:
-        lora.apply_adapter(model.network, lora.read_adapter(folder))
+        return lora.read_adapter(folder)
+    except LoraError as error:
+        raise ArtifactError(f"{folder}: {error}") from None
+
+
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
+    """A classifier with the head of the run, its weights still those of the base."""
+    wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
+    for pooling in (info.pooling, "auto"):
+        model = build_classifier(location, len(info.labels), pooling=pooling, dtype=precision.dtype)
+        if model.plan == wanted:
+            return model
+    head = "its family's own head" if info.own_head else "a linear head"
+    raise ArtifactError(
+        f"{location.description} does not give {info.pooling} pooling with {head}, as it did in training. "
+        f"Fix: give the base '{info.base_id}' with the same 1_Pooling/config.json"
+    )
+
+
+def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile) -> None:
+    try:
+        lora.apply_adapter(model.network, adapter)
         share_inputs(model)
         if model.head is not None:
             model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
         raise ArtifactError(f"{folder}: {error}") from None
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"{folder / HEAD_FILE} does not fit the model: {error}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder / HEAD_FILE} does not fit the model: {' '.join(str(error).split())}") from None
 
 
 def _read_tree(folder: Path) -> dict[str, Any]:
@@ -252,6 +278,23 @@ def _read_tree(folder: Path) -> dict[str, Any]:
     if tree.get("format_version") == FORMAT_VERSION and (unknown := tree.keys() - known):
         raise ArtifactError(f"{path} is damaged: unknown keys {', '.join(sorted(unknown))}")
     return tree
+
+
+def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
+    """The keys of `veneer.json` whose values are not what veneer writes."""
+    texts = ("base", "base_id", "base_fingerprint", "data_fingerprint", "precision")
+    sound = {key: isinstance(tree[key], str) for key in texts}
+    sound |= {
+        "task": tree["task"] in list(TASKS),
+        "labels": isinstance(tree["labels"], list) and labels > 0 and all(isinstance(name, str) for name in tree["labels"]),
+        "pooling": tree["pooling"] in list(get_args(Pooling)),
+        "own_head": isinstance(tree["own_head"], bool),
+        "pair": isinstance(tree["pair"], bool),
+        "scores": isinstance(tree["scores"], dict),
+        "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
+        "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
+    }
+    return [key for key, is_sound in sound.items() if not is_sound]
 
 
 def _why_none(folder: Path) -> str:

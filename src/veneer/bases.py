@@ -209,9 +209,7 @@ def load_encoder(location: BaseLocation, *, dtype: torch.dtype, attention: str |
         BaseError: the weights are missing, damaged, not safetensors, or do not fill the model.
     """
     config = load_config(location)
-    # an unused pooler would be one more random layer where the checkpoint has none
-    without_pooler = {"add_pooling_layer": False} if _takes(config, "add_pooling_layer") else {}
-    model, _ = _load(AutoModel, location, config, dtype, attention, **without_pooler)
+    model, _ = _load(AutoModel, location, config, dtype, attention, **encoder_options(config))
     return model
 
 
@@ -255,12 +253,14 @@ def _load(
     return model, missing
 
 
-def _takes(config: PreTrainedConfig, argument: str) -> bool:
+def encoder_options(config: PreTrainedConfig) -> dict[str, bool]:
+    """What AutoModel is asked for besides: no pooler, which would be one more random layer where the checkpoint has none."""
     model_class: object = MODEL_MAPPING.get(type(config), None)
-    return isinstance(model_class, type) and argument in inspect.signature(model_class).parameters
+    has = isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters
+    return {"add_pooling_layer": False} if has else {}
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files transformers would load, or an empty list where one of them is missing."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -276,11 +276,11 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path, weights: bool) -> bool:
-    return (folder / "config.json").is_file() and (not weights or bool(_weight_files(folder)))
+    return (folder / "config.json").is_file() and (not weights or bool(weight_files(folder)))
 
 
 def _require_weights(location: BaseLocation) -> list[Path]:
-    files = _weight_files(location.path)
+    files = weight_files(location.path)
     if files:
         return files
     if (location.path / "model.safetensors.index.json").exists():

@@ -6,10 +6,12 @@ unknown keys. `SHORT_FORMS` maps a command-line flag or a keyword of `veneer.tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +21,7 @@ from veneer.errors import ConfigError
 Column = str | int
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
+CONFIG_FILE = "config.yaml"  # of a run folder
 ATTENTION_ONLY = "query_value"
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {"lora.rank": 4, "lora.alpha": 8.0, "lora.dropout": 0.1, "lora.target_modules": ATTENTION_ONLY},
@@ -87,12 +90,16 @@ class TrainingConfig(Section):
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null for no clipping")
     gradient_accumulation: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
     gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass to save memory")
-    tokens_per_pass: int = Field(16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient")
+    tokens_per_pass: int = Field(
+        16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
     class_weights: Literal["balanced"] | dict[str, float] | None = Field(None, description="balanced, or a weight a label")
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    evaluate_every: Literal["epoch"] | int = Field("epoch", description="evaluate on dev every epoch, or every N steps")
+    evaluate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
+        "epoch", description="evaluate on dev every epoch, or every N steps"
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     patience: int | None = Field(None, ge=1, description="evaluations without a better score before training stops early")
 
@@ -152,24 +159,61 @@ SHORT_FORMS: dict[str, str] = {
 }
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of a YAML file with `overrides` (dotted key -> value) laid over it.
+def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a YAML file, or one made before, with `overrides` (dotted key -> value) laid over it.
 
-    A preset gives the values that neither the file nor the overrides set.
+    A preset gives the values that nobody else sets; one among the overrides goes before what the source says.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong; every problem is listed.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
-    for key, value in (overrides or {}).items():
+    if isinstance(source, RunConfig):
+        tree, where = source.model_dump(exclude_unset=True), ""
+    else:
+        tree, where = ({}, "") if source is None else (_read_yaml(Path(source)), f"{source}: ")
+    overrides = dict(overrides or {})
+    preset = overrides.get("lora.preset")
+    for key, value in (PRESETS.get(preset, {}) if isinstance(preset, str) else {}).items():
+        overrides.setdefault(key, value)
+    for key, value in overrides.items():
         _put(tree, key, value)
     _apply_preset(tree)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        where = f"{path}: " if path is not None else ""
         problems = [_describe(item) for item in error.errors()]
         raise ConfigError(where + "configuration cannot be used\n  " + "\n  ".join(problems)) from None
+
+
+def expand_short_forms(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"rank": 4}` -> `{"lora.rank": 4}`; paths become strings and tuples lists.
+
+    Raises:
+        ConfigError: a name is not in `SHORT_FORMS`; the nearest one is suggested.
+    """
+    expanded: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in SHORT_FORMS:
+            near = get_close_matches(name, SHORT_FORMS, n=1)
+            hint = f". Did you mean '{near[0]}'?" if near else f". Known names: {', '.join(SHORT_FORMS)}"
+            raise ConfigError(f"unknown setting '{name}'{hint}")
+        plain = list(value) if isinstance(value, tuple) else value
+        expanded[SHORT_FORMS[name]] = str(plain) if isinstance(plain, PathLike) else plain
+    return expanded
+
+
+def config_to_resume(overrides: Mapping[str, Any]) -> Path:
+    """The `config.yaml` of the run folder among the overrides, for a run that goes on without naming its configuration.
+
+    Raises:
+        ConfigError: no run folder is named, or it holds no `config.yaml`.
+    """
+    if (out := overrides.get("out")) is None:
+        raise ConfigError("to resume needs the run folder. Fix: --out DIR")
+    path = Path(out) / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{out} holds no run to resume: there is no {path}")
+    return path
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -206,9 +250,9 @@ class _NumberLoader(yaml.SafeLoader):
     """YAML's safe loader that also reads `5e-4` as a number (YAML 1.1 wants `5.0e-4`)."""
 
 
-_NumberLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_NumberLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
 

@@ -22,6 +22,8 @@ from veneer.packing import Segments
 
 Pooling = Literal["cls", "mean", "last"]
 
+OUTPUT_LAYERS = frozenset({"classifier", "score"})  # of the families' own heads: the module that gives the C logits
+
 
 @dataclass(frozen=True)
 class HeadPlan:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from veneer import lora, packing
 from veneer.bases import (
     BaseLocation,
+    encoder_options,
     first_position,
     is_causal,
     load_config,
@@ -25,10 +27,11 @@ from veneer.bases import (
     load_sequence_classifier,
     packing_support,
     pooling_of,
+    weight_files,
 )
 from veneer.data import EncodedTexts
-from veneer.errors import LoraError
-from veneer.heads import HeadPlan, head_modules, own_head, plan_head, pool
+from veneer.errors import BaseError, LoraError
+from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, own_head, plan_head, pool
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling
@@ -65,7 +68,8 @@ class Classifier(nn.Module):
         head: our linear head `[H] -> [C]`, or None where the family's own is used.
         plan: which vector of a text is classified, and by what.
         packs: None if texts are packed, else the reason why they are padded.
-        untrained: modules of the family's head that the base's checkpoint did not hold, by name: they are trained in full.
+        trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
+            for other classes may hold too, and what the base's checkpoint did not hold.
     """
 
     def __init__(self, network: nn.Module, plan: HeadPlan, num_labels: int, missing: Sequence[str], packs: str | None) -> None:
@@ -76,7 +80,9 @@ class Classifier(nn.Module):
         config: PreTrainedConfig = network.config  # type: ignore[assignment]
         self.head = None if plan.own else nn.Linear(config.get_text_config().hidden_size, num_labels)
         self._heads = head_modules(network) if plan.own else {}
-        self.untrained = tuple(name for name in self._heads if any(key.startswith(f"{name}.") for key in missing))
+        self.trained_heads = tuple(
+            name for name in self._heads if name in OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)
+        )
         for module in self._heads.values():
             module.float()
         self._first_position = first_position(config)
@@ -165,9 +171,7 @@ def build_classifier(
     Raises:
         BaseError: the base cannot be loaded, or cannot be pooled that way.
     """
-    config = load_config(base)
-    advised = pooling_of(base) if pooling == "auto" else None
-    plan = plan_head(config, pooling, advised, is_causal(config))
+    config, plan = _plan(base, pooling)
     packs = packing_support(config) if pack else "padding was asked for"
     if packs is None:
         packing.enable()
@@ -178,6 +182,54 @@ def build_classifier(
         network, missing = load_encoder(base, dtype=dtype, attention=attention), ()
     network.requires_grad_(False)
     return Classifier(network, plan, num_labels, missing, packs)
+
+
+def skeleton(base: BaseLocation, num_labels: int, *, pooling: str = "auto") -> Classifier:
+    """What `build_classifier` gives, without its weights: on the meta device, from the base's configuration alone.
+
+    What the checkpoint lacks of the family's head is read from the weights' names and shapes; where there are no weights, it is
+    taken to hold all but the classifier.
+
+    Raises:
+        BaseError: the configuration cannot be used, or the base cannot be pooled that way.
+    """
+    config, plan = _plan(base, pooling)
+    with torch.device("meta"):
+        if plan.own:
+            config.num_labels = num_labels
+            network = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        else:
+            network = AutoModel.from_config(config, **encoder_options(config))  # type: ignore[no-untyped-call]
+        network.requires_grad_(False)
+        missing = _missing_head(network, base) if plan.own else ()
+        return Classifier(network, plan, num_labels, missing, packing_support(config))
+
+
+def _plan(base: BaseLocation, pooling: str) -> tuple[PreTrainedConfig, HeadPlan]:
+    config = load_config(base)
+    advised = pooling_of(base) if pooling == "auto" else None
+    return config, plan_head(config, pooling, advised, is_causal(config))
+
+
+def _missing_head(network: Any, base: BaseLocation) -> tuple[str, ...]:
+    """Names of the head's tensors that the checkpoint lacks."""
+    shapes = {
+        f"{module}.{name}": list(parameter.shape)
+        for module, inside in head_modules(network).items()
+        for name, parameter in inside.named_parameters()
+    }
+    files = weight_files(base.path)
+    if not files:
+        return tuple(name for name in shapes if name.split(".")[0].endswith(("classifier", "score")))
+    stored: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                stored |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise BaseError(f"the weights of {base.name} cannot be used: {error}") from None
+    prefix = f"{network.base_model_prefix}."  # a checkpoint of the encoder alone has its names without it
+    return tuple(name for name, shape in shapes.items() if shape not in (stored.get(name), stored.get(name.removeprefix(prefix))))
 
 
 def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
@@ -196,7 +248,7 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         targets = lora.default_targets(family)
     elif targets == "query_value":
         targets = lora.query_value_targets(family)
-    trained = list(model.untrained)
+    trained = list(model.trained_heads)
     trained += lora.top_layers(network, plan.train_top_layers)
     trained += lora.embedding_modules(network) if plan.train_embeddings else ()
     names = lora.apply_lora(

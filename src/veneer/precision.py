@@ -47,7 +47,7 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
     if requested == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU. Fix: training.precision: auto, bf16 or fp32")
     if requested in DTYPES:
-        return Precision(requested, "as configured")  # type: ignore[arg-type]
+        return Precision(requested, "as configured")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision("bf16", "the GPU computes in bf16")
@@ -66,9 +66,9 @@ def bf16_gain() -> float:
     operands = {dtype: (torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)) for dtype in DTYPES.values()}
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     for _ in range(12):  # interleaved, and the best of many: other programs disturb single runs
-        for dtype in best:
+        for dtype, seconds in best.items():
             x, weight = operands[dtype]
             start = time.perf_counter()
             torch.nn.functional.linear(x, weight)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
+            best[dtype] = min(seconds, time.perf_counter() - start)
     return best[torch.float32] / best[torch.bfloat16]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from veneer import lora
@@ -60,14 +61,21 @@ class Predictor:
         """`[N, C]` float32 logits of N texts.
 
         Raises:
-            InputError: the model wants pairs and there are none, or the other way round.
+            InputError: a single string instead of a list of them, or the model wants pairs and there are none, or the other way
+                round.
         """
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise InputError("texts are given as a list, not as one string. Fix: predict([text])")
         if self.info.pair != (pairs is not None):
             raise InputError(
                 "this model was trained on pairs of texts: give the second texts too"
                 if self.info.pair
                 else "this model was trained on single texts: give no second text"
             )
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(f"every text needs its second one: there are {len(texts)} texts and {len(pairs)} second texts")
+        if len(texts) == 0:
+            return torch.empty(0, len(self.info.labels))
         encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
         return compute_logits(self._loaded.model, encoded, progress=progress)
 
@@ -77,12 +85,8 @@ class Predictor:
         """A prediction a text.
 
         Raises:
-            InputError: a single string instead of a list of them, or pairs where the model wants none.
+            InputError: as `logits`.
         """
-        if isinstance(texts, str):
-            raise InputError("predict takes a list of texts, not one string. Fix: predict([text])")
-        if not texts:
-            return []
         logits = self.logits(texts, pairs, progress=progress)
         probabilities = self._task.probabilities(logits)
         decisions = self._task.decide(logits)

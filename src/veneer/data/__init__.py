@@ -5,7 +5,7 @@ Knows formats, label shapes and tokenizers; knows no model, no task and no confi
 
 from __future__ import annotations
 
-from veneer.data.checks import check_splits, count_labels
+from veneer.data.checks import check_labels, check_splits, count_labels
 from veneer.data.problems import Problem, raise_on_errors, render_problems
 from veneer.data.read import Reading, fingerprint, read_examples
 from veneer.data.split import split_examples
@@ -18,6 +18,7 @@ __all__ = [
     "Example",
     "Problem",
     "Reading",
+    "check_labels",
     "check_splits",
     "count_labels",
     "encode",

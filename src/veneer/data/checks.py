@@ -32,16 +32,14 @@ def check_splits(
 ) -> tuple[Problem, ...]:
     """What is wrong with the splits of one data set, C classes being `labels`.
 
-    Errors: a label that is not in `labels`, several labels a row in a single-label task, training rows of one class only.
+    Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only.
     Warnings: labels seen once or never in training, labels absent from dev, equal texts with other labels, and texts of dev or
     test that are in train too.
     """
     problems: list[Problem] = []
     for reading in (train, dev, test):
         if reading is not None:
-            log = ProblemLog(reading.source)
-            _check_labels(reading, labels, multi_label, log)
-            problems += log.problems()
+            problems += check_labels(reading, labels, multi_label)
     problems += _check_train(train, labels)
     seen = {text_key(example) for example in train.examples}
     for name, reading in (("dev", dev), ("test", test)):
@@ -52,7 +50,9 @@ def check_splits(
     return tuple(problems)
 
 
-def _check_labels(reading: Reading, labels: LabelSet, multi_label: bool, log: ProblemLog) -> None:
+def check_labels(reading: Reading, labels: LabelSet, multi_label: bool) -> tuple[Problem, ...]:
+    """Errors: a label that is not in `labels`, several labels a row or none in a single-label task."""
+    log = ProblemLog(reading.source)
     unknown = [(example.row, label) for example in reading.examples for label in example.labels if label not in labels]
     if unknown:
         names = list(dict.fromkeys(label for _, label in unknown))
@@ -65,6 +65,10 @@ def _check_labels(reading: Reading, labels: LabelSet, multi_label: bool, log: Pr
         if not multi_label and len(example.labels) > 1:
             flaw = Flaw("several-labels", "a row of a single-label task has several labels", "give one, or set task: multi_label")
             log.add(flaw, row=example.row, value=", ".join(example.labels))
+        if not multi_label and not example.labels:
+            flaw = Flaw("no-label", "a row of a single-label task has no label", "give one, or set task: multi_label")
+            log.add(flaw, row=example.row)
+    return log.problems()
 
 
 def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:

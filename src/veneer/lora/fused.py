@@ -11,6 +11,7 @@ Knows tensors alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,69 +49,86 @@ def plain_lora_linear(x: Tensor, layer: Factors, mask: Tensor | None) -> Tensor:
 
 
 def lora_linear_group(x: Tensor, layers: tuple[Factors, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
-    """The outputs of adapted `layers` that read the same `x` `[T, in]` and share its dropout `mask` `[T, in]`."""
-    flat: list[Tensor | None] = []
-    for layer in layers:
-        flat += [layer.weight, layer.bias, layer.a, layer.b]
-    constants = tuple((layer.scale, layer.transposed, layer.a.shape[0]) for layer in layers)
-    outputs: tuple[Tensor, ...] = _FusedGroup.apply(x, mask, constants, *flat)
+    """The outputs of adapted `layers` that read the same `x` `[T, in]` and share its dropout `mask` `[T, in]`.
+
+    The layers have one rank, scale and order of weights, and all have a bias or none has.
+    """
+    first = layers[0]
+    shape = _Shape(len(layers), first.a.shape[0], first.scale, first.transposed)
+    flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
+    outputs: tuple[Tensor, ...] = _FusedGroup.apply(x, mask, shape, *flat)
     return outputs
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What is the same for all layers of a group: their number, rank, scale and the order of their weights."""
+
+    count: int
+    rank: int
+    scale: float
+    transposed: bool
+
+
 class _FusedGroup(torch.autograd.Function):
-    """One or more adapted layers over one input; see the module's formulas."""
+    """One or more adapted layers over one input; see the module's formulas.
+
+    The scale goes onto A, the smallest place for it, and B's gradient is `(lowᵀ g)ᵀ`, the faster order of that product.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, mask: Tensor | None, constants: tuple[tuple[float, bool, int], ...], *flat: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        dropped = x if mask is None else x * mask
-        downs = [a for a in flat[2::4] if a is not None]
-        down = (downs[0] if len(downs) == 1 else torch.cat(downs)).to(x.dtype)  # [Σr, in]
-        low = dropped @ down.t()  # [T, Σr]
-        outputs, column = [], 0
-        for number, (scale, transposed, rank) in enumerate(constants):
-            weight, bias, _, b = flat[4 * number : 4 * number + 4]
-            assert weight is not None and b is not None
-            y = torch.nn.functional.linear(x, weight.t() if transposed else weight, bias)
-            y.addmm_(low[:, column : column + rank], b.to(y.dtype).t(), alpha=scale)
-            outputs.append(y)
-            column += rank
-        ctx.save_for_backward(x, mask, down, low, *flat[0::4], *flat[3::4])
-        ctx.constants = constants
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, shape: _Shape, *flat: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases, a, b = (flat[part::4] for part in range(4))
+        down = _joined(a).mul(shape.scale).to(x.dtype)  # s·A, [Σr, in]
+        low = (x if mask is None else x * mask) @ down.t()  # [T, Σr]
+        ups = [one.to(x.dtype) for one in b if one is not None]
+        outputs = []
+        for weight, bias, up, one_low in zip(weights, biases, ups, _columns(low, shape), strict=True):
+            y = torch.nn.functional.linear(x, weight.t() if shape.transposed else weight, bias)  # type: ignore[union-attr, arg-type]
+            outputs.append(y.addmm_(one_low, up.t()))
+        ctx.save_for_backward(x, mask, down, low, *weights, *ups)
+        ctx.shape = shape
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.constants)
+        shape: _Shape = ctx.shape
         x, mask, down, low, *rest = ctx.saved_tensors
-        weights, ups = rest[:count], rest[count:]
-        wants_x, wants_layers = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
-        grad_low = torch.empty_like(low)  # s·gB, [T, Σr]
-        grad_flat: list[Tensor | None] = [None] * (4 * count)
-        grad_x: Tensor | None = None
-        column = 0
-        for number, ((scale, transposed, rank), grad, weight, up) in enumerate(zip(ctx.constants, grads, weights, ups, strict=True)):
-            part = slice(column, column + rank)
-            column += rank
-            torch.mul(grad @ up.to(grad.dtype), scale, out=grad_low[:, part])
-            wants_weight, wants_bias, _, wants_b = wants_layers[4 * number : 4 * number + 4]
-            if wants_weight:
-                grad_flat[4 * number] = x.t() @ grad if transposed else grad.t() @ x
-            if wants_bias:
-                grad_flat[4 * number + 1] = grad.sum(0)
-            if wants_b:
-                grad_flat[4 * number + 3] = (grad.t() @ low[:, part]).to(up.dtype).mul_(scale)
+        weights, ups = rest[: shape.count], rest[shape.count :]
+        wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        flat: list[Tensor | None] = [None] * len(wanted)
+        grad_lows, grad_x = [], None
+        for number, (grad, weight, up, one_low) in enumerate(zip(grads, weights, ups, _columns(low, shape), strict=True)):
+            grad_lows.append(grad @ up)
+            plain = weight.t() if shape.transposed else weight
             if wants_x:
-                plain = weight.t() if transposed else weight
                 grad_x = grad @ plain if grad_x is None else grad_x.addmm_(grad, plain)
-        dropped = x if mask is None else x * mask
-        grad_down = (grad_low.t() @ dropped).to(ups[0].dtype)
-        column = 0
-        for number, (_, _, rank) in enumerate(ctx.constants):
-            grad_flat[4 * number + 2] = grad_down[column : column + rank] if wants_layers[4 * number + 2] else None
-            column += rank
+            place = 4 * number
+            flat[place + 3] = _as_trained((one_low.t() @ grad).t())
+            if wanted[place]:
+                flat[place] = x.t() @ grad if shape.transposed else grad.t() @ x
+            if wanted[place + 1]:
+                flat[place + 1] = grad.sum(0)
+        grad_low = _joined(grad_lows, dim=1)  # g·B, [T, Σr]
+        grad_down = _as_trained(grad_low.t() @ (x if mask is None else x * mask)).mul_(shape.scale)
+        for number in range(shape.count):
+            flat[4 * number + 2] = grad_down[number * shape.rank : (number + 1) * shape.rank]
         if grad_x is not None:
             grad_x = grad_x.addmm_(grad_low, down) if mask is None else grad_x.addcmul_(grad_low @ down, mask)
-        return grad_x, None, None, *grad_flat
+        return grad_x, None, None, *flat
+
+
+def _joined(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)  # type: ignore[arg-type, return-value]
+
+
+def _columns(low: Tensor, shape: _Shape) -> tuple[Tensor, ...]:
+    """`[T, Σr]` -> a layer's `[T, r]` each."""
+    return (low,) if shape.count == 1 else low.split(shape.rank, dim=1)
+
+
+def _as_trained(grad: Tensor) -> Tensor:
+    """A gradient in the layout and precision of the float32 parameters (float64 ones keep theirs)."""
+    dtype = grad.dtype if grad.dtype == torch.float64 else torch.float32
+    return grad.to(dtype, memory_format=torch.contiguous_format)

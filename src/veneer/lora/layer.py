@@ -56,6 +56,7 @@ class LoraLinear(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         self.weight = weight
+        self.bias: nn.Parameter | None
         self.register_parameter("bias", bias)
         self.transposed = transposed
         self.in_features, self.out_features = weight.shape if transposed else weight.shape[::-1]
@@ -63,9 +64,8 @@ class LoraLinear(nn.Module):
         self.scale = lora_scale(rank, alpha, scaling)
         self.merged = False
         self.plain_type: type[nn.Module] = nn.Linear
-        factory = {"device": weight.device, "dtype": torch.float32}
-        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, **factory))
-        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, **factory))
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=weight.device, dtype=torch.float32))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=weight.device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self._group: SharedInput | None = None
 
@@ -89,7 +89,7 @@ class LoraLinear(nn.Module):
     def _mask(self, rows: Tensor) -> Tensor | None:
         if not self.training or self.dropout == 0.0:
             return None
-        return dropout_mask(*rows.shape, self.dropout, device=rows.device, dtype=rows.dtype)
+        return dropout_mask(rows.shape[0], rows.shape[1], self.dropout, device=rows.device, dtype=rows.dtype)
 
     def delta(self) -> Tensor:
         """The update `s·B·A`, `[out, in]`, in float32."""
@@ -107,8 +107,8 @@ class SharedInput:
     """
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
-        if len({layer.in_features for layer in layers}) != 1 or len({layer.dropout for layer in layers}) != 1:
-            raise ValueError("layers that share an input have one input width and one dropout")
+        if len({_shared_traits(layer) for layer in layers}) != 1:
+            raise ValueError("layers that share an input have one input width, rank, scale, dropout and kind of bias")
         self._layers = list(layers)
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
@@ -126,3 +126,7 @@ class SharedInput:
         if not self._waiting:
             self._input = None
         return output
+
+
+def _shared_traits(layer: LoraLinear) -> tuple[object, ...]:
+    return layer.in_features, layer.rank, layer.scale, layer.dropout, layer.transposed, layer.bias is None

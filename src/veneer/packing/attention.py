@@ -4,9 +4,9 @@
 `[1, T]` ids with restarting positions and the keyword `segments`. Knows how to attend; knows nothing of batches' origin.
 
 On CUDA in half precision the variable-length kernel runs. Elsewhere texts are gathered into groups of equal padded length and
-attended to by plain matrix products. Two traps decide that shape (both measured on a CPU; `benchmarks/attention.py` shows them): the
-flash kernel costs more than the products on short texts, and a softmax over rows shorter than a vector register falls
-back to scalar code, up to ten times slower. So a group's length is a multiple of 16, and the softmax runs in float32.
+attended to by plain matrix products. Two traps decide that shape (`benchmarks/attention.py` shows both on a CPU): the flash
+kernel costs more than the products on short texts, and a softmax over rows shorter than a vector register falls back to
+scalar code, up to ten times slower. So a group's length is a multiple of 16, and the softmax runs in float32.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from veneer.packing.batch import Segments
 
 PACKED_ATTENTION = "veneer_packed"
 _ROW = 16  # float32 numbers in a 512-bit register
+# Finite, so that a row of padding that sees nothing but padding through a window gives no NaN, which the backward pass would spread.
+_HIDDEN = torch.finfo(torch.float32).min
 
 
 def enable() -> None:
@@ -88,7 +90,16 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
     cu, longest = segments.cu_seqlens, segments.longest
     gqa = k.shape[1] != q.shape[1]
     return varlen_attn(  # type: ignore[return-value]
-        q.contiguous(), k.contiguous(), v.contiguous(), cu, cu, longest, longest, scale=scale, window_size=(back, ahead), enable_gqa=gqa
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        cu,
+        cu,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(back, ahead),
+        enable_gqa=gqa,
     )
 
 
@@ -140,11 +151,11 @@ def _window_mask(length: int, causal: bool, window: int | None, device: torch.de
     hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
     if window is not None:
         hidden = hidden | (distance.abs() >= window)
-    return torch.zeros(length, length, device=device).masked_fill_(hidden, -torch.inf)
+    return torch.zeros(length, length, device=device).masked_fill_(hidden, _HIDDEN)
 
 
 def _mask_scores(scores: Tensor, runs: list[tuple[int, int, int]], causal: bool, window: int | None) -> None:
-    """Hide, in `[n·h, L, L]` float32 scores, what a token must not see; in place."""
+    """Hide, in `[n·h, L, L]` scores, what a token must not see; in place."""
     length = scores.shape[-1]
     mask = _window_mask(length, causal, window, scores.device)
     if mask is not None:
@@ -153,15 +164,20 @@ def _mask_scores(scores: Tensor, runs: list[tuple[int, int, int]], causal: bool,
     row = 0
     for _, texts, real in runs:
         if real < length:
-            scores[row * heads : (row + texts) * heads, :, real:] = -torch.inf
+            scores[row * heads : (row + texts) * heads, :, real:] = _HIDDEN
         row += texts
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """What the softmax runs in: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class _GroupedAttention(torch.autograd.Function):
     """Attention of `[T, h, d]` queries, keys and values, group by group, with its own backward."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913 - the signature is autograd's
+    def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, causal: bool, window: int | None
     ) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -169,7 +185,7 @@ class _GroupedAttention(torch.autograd.Function):
         saved: list[Tensor] = []
         for runs in groups:
             queries, keys, values = _gather(q, runs), _gather(k, runs), _gather(v, runs)
-            scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(scale)
+            scores = torch.bmm(queries, keys.transpose(1, 2)).to(_precise(q.dtype)).mul_(scale)
             _mask_scores(scores, runs, causal, window)
             weights = torch.softmax(scores, dim=-1).to(q.dtype)
             _scatter(torch.bmm(weights, values), runs, out)
@@ -188,7 +204,8 @@ class _GroupedAttention(torch.autograd.Function):
             _scatter(torch.bmm(weights.transpose(1, 2), grad_out), runs, grads[2])
             grad_weights = torch.bmm(grad_out, values.transpose(1, 2))
             # softmax's own backward: S·(dS − Σ S·dS), in float32
-            grad_scores = torch._softmax_backward_data(grad_weights.float(), weights.float(), -1, torch.float32)
+            precise = _precise(grad.dtype)
+            grad_scores = torch._softmax_backward_data(grad_weights.to(precise), weights.to(precise), -1, precise)
             grad_scores = grad_scores.mul_(ctx.scale).to(grad.dtype)
             _scatter(torch.bmm(grad_scores, keys), runs, grads[0])
             _scatter(torch.bmm(grad_scores.transpose(1, 2), queries), runs, grads[1])

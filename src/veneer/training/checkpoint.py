@@ -101,14 +101,22 @@ class Checkpoints:
         Raises:
             ResumeError: there is none, or it belongs to another run; every difference is named.
         """
+        state, tensors = self._own()
+        progress = Progress(**state["progress"])
+        _load_tensors(model, optimizer, progress, tensors)
+        return progress
+
+    def check(self) -> None:
+        """Raise a ResumeError as `restore` would, and change nothing."""
+        self._own()
+
+    def _own(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         state, tensors = self._newest()
         if differences := _differences(state["identity"], self._identity):
             raise ResumeError(
                 f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  " + "\n  ".join(differences)
             )
-        progress = Progress(**state["progress"])
-        _load_tensors(model, optimizer, progress, tensors)
-        return progress
+        return state, tensors
 
     def remove(self) -> None:
         """Remove all checkpoints, once the run folder is whole."""
@@ -123,7 +131,9 @@ class Checkpoints:
             try:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 if state["format_version"] != FORMAT_VERSION:
-                    raise ResumeError(f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}")
+                    raise ResumeError(
+                        f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}"
+                    )
                 if _sha256(folder / "state.safetensors") != state["sha256"]:
                     raise ValueError("its checksum is not the one saved")
                 return state, load_file(folder / "state.safetensors")
@@ -150,16 +160,16 @@ def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress
     return {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _load_tensors(
-    model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]
-) -> None:
+def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in model.trainable().items():
             parameter.copy_(tensors[f"parameter/{name}"])
             moments = {key: tensors.get(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["exp_avg"] is not None:
                 # the step counter stays where the optimiser keeps it: beside the parameter, as fused AdamW wants it
-                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items() if value is not None}
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in moments.items() if value is not None
+                }
     progress.best_tensors = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
     torch.set_rng_state(tensors["rng/cpu"])
     if "rng/cuda" in tensors and torch.cuda.is_available():

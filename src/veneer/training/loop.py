@@ -67,7 +67,7 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     """Train to the end, or until no better score comes; the best adapter's tensors are in the result's `best_tensors`.
 
     Raises:
-        TrainingError: a loss or an adapter that is not finite, or an adapter that does not move.
+        TrainingError: a loss or a gradient that is not finite, or an adapter that does not move.
         Interrupted: stopped from outside, after saving a checkpoint.
         ResumeError: `resume`, and there is no checkpoint of this run.
     """
@@ -76,6 +76,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     if progress.loss_scale is not None:
         job.scaler.load_state_dict(progress.loss_scale)
     tracker.rewind(progress.step)
+    if not resume:
+        checkpoints.save(job.model, optimizer, progress)  # so that a run can be resumed from its first step on
     job.model.train()
     with Interrupt() as interrupt, tracker.bar(job.steps, progress.step):
         for batches in _remaining(job, progress):
@@ -140,7 +142,7 @@ def _step(job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batche
         for part in split_batch(batch, job.train.texts.lengths, settings.tokens_per_pass):
             logits = model(model.batch(job.train.texts, part.tolist()))
             part_loss = job.task.losses(logits, job.train.targets[part].to(logits.device), job.objective).sum() / count
-            job.scaler.scale(part_loss).backward()
+            torch.autograd.backward(job.scaler.scale(part_loss))
             loss += part_loss.detach()
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
@@ -168,8 +170,7 @@ def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
     skipped = job.scaler.is_enabled() and not math.isfinite(row["gradient_norm"])  # the scaler left that step out
     if not math.isfinite(row["loss"]) or not (math.isfinite(row["gradient_norm"]) or skipped):
         raise TrainingError(
-            f"step {row['step']}: the loss is {row['loss']}, its gradient's norm {row['gradient_norm']}. "
-            f"Fix: a lower training.learning_rate (now {job.settings.learning_rate:g}), or training.precision: fp32"
+            f"step {row['step']}: the loss is {row['loss']}, its gradient's norm {row['gradient_norm']}. {_calmer(job)}"
         )
     if row["step"] != min(PROBE_STEPS, job.steps):
         return
@@ -184,6 +185,10 @@ def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
         tracker.note(f"{len(still)} of {len(layers)} LoRA layers have not moved after {row['step']} steps: {', '.join(still)}")
 
 
+def _calmer(job: Job) -> str:
+    return f"Fix: a lower training.learning_rate (now {job.settings.learning_rate:g}), or training.precision: fp32"
+
+
 def _evaluation_is_due(job: Job, progress: Progress) -> bool:
     if job.settings.evaluate_every == "epoch":
         return progress.batch == 0
@@ -195,10 +200,10 @@ def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
     logits = compute_logits(job.model, job.dev.texts)
     loss = float(job.task.losses(logits, job.dev.targets, Objective()).mean())
     classes = logits.shape[1]
-    scores = point_metrics(
-        job.dev.targets.numpy(), job.task.decide(logits).numpy(), classes, job.task.name == "multi_label"
-    )
+    scores = point_metrics(job.dev.targets.numpy(), job.task.decide(logits).numpy(), classes, job.task.name == "multi_label")
     scores["loss"] = loss
+    if not math.isfinite(loss):
+        raise TrainingError(f"step {progress.step}: the loss on dev is {loss}. {_calmer(job)}")
     score = -scores[job.metric] if job.metric in LOWER_IS_BETTER else scores[job.metric]
     best = progress.best_score is None or score > progress.best_score
     if best:

@@ -36,7 +36,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def learning_rate_factor(step: int, steps: int, warmup_ratio: float, schedule: str) -> float:
-    """The share of the peak learning rate at `step` (from 0) of `steps`: a rise, then linear or cosine decay to 0, or constant."""
+    """The share of the peak at `step` (from 0) of `steps`: a rise, then linear or cosine decay to 0, or constant."""
     warmup = round(steps * warmup_ratio)
     if step < warmup:
         return (step + 1) / (warmup + 1)

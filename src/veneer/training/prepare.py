@@ -53,7 +53,9 @@ class Material:
     """All that is known of a run's data.
 
     Attributes:
-        readings: name of a split -> its examples, before encoding.
+        task: single-label or multi-label.
+        labels: the C labels.
+        examples: name of a split -> its rows, before encoding.
         fingerprints: name of a file -> hash of its texts and labels.
         warnings: what is odd, but can be trained on.
     """
@@ -115,7 +117,9 @@ def read_material(config: RunConfig) -> Material:
     )
 
 
-def encode_split(examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_length: int, task: Task, labels: LabelSet) -> Split:
+def encode_split(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_length: int, task: Task, labels: LabelSet
+) -> Split:
     """Token ids and targets of labelled examples."""
     pairs = [example.pair or "" for example in examples] if examples[0].pair is not None else None
     texts = encode(tokenizer, [example.text for example in examples], pairs, max_length)
@@ -128,14 +132,7 @@ def _hub_split(name: str) -> str:
 
 
 def _is_multi_label(task: str, train: Reading) -> bool:
-    if task == "auto":
-        return train.multi_label
-    if task == "single_label" and (row := next((one for one in train.examples if len(one.labels) != 1), None)) is not None:
-        raise DataError(
-            f"{train.source}, row {row.row}: {len(row.labels)} labels ({', '.join(row.labels)}), but task is single_label. "
-            "Fix: task: multi_label"
-        )
-    return task == "multi_label"
+    return train.multi_label if task == "auto" else task == "multi_label"
 
 
 def _label_set(train: Reading) -> LabelSet:

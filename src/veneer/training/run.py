@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerFast
 from veneer import lora
 from veneer.artifact import INFO_FILE, ArtifactInfo, load_artifact, package_versions, save_artifact, write_text
 from veneer.bases import BaseLocation, find_base, fingerprint, load_config, load_tokenizer, max_positions
-from veneer.config import RunConfig, load_config as load_run_config
+from veneer.config import CONFIG_FILE, RunConfig
+from veneer.config import load_config as load_run_config
 from veneer.data import encode, render_problems
-from veneer.errors import ConfigError, ResumeError, VerificationError
+from veneer.errors import ConfigError, InputError, ResumeError, VerificationError
 from veneer.evaluation.metrics import Evaluation, score
 from veneer.evaluation.plots import plot_curves
 from veneer.evaluation.report import RunFacts, build_report
@@ -87,18 +88,19 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     if material.warnings:
         console.print(render_problems(material.warnings), markup=False, highlight=False)
     setting = _prepare(config, folder, material, resume)
+    job = _job(setting)
     checkpoints = Checkpoints(folder, _identity(setting))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", setting.config.to_yaml())
+    if resume:
+        checkpoints.check()  # before anything in the folder is touched
+    _open_folder(setting)
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
-        job = _job(setting)
         try:
             progress = fit(job, checkpoints, tracker, resume=resume)
+            result = _finish(setting, job, progress, tracker)
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped"
             raise Interrupted(f"{reason}. To go on: veneer train --out {shlex.quote(str(folder))} --resume") from None
-        result = _finish(setting, job, progress, tracker)
     checkpoints.remove()
     return result
 
@@ -118,12 +120,20 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
         folder = Path(config.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             unfinished = has_checkpoint(folder) and not (folder / INFO_FILE).exists()
-            other = f" or --resume to go on with the unfinished run there" if unfinished else ""
+            other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
     stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
     return next(folder for name in names if not (folder := Path("runs") / name).exists())
+
+
+def _open_folder(setting: _Setting) -> None:
+    try:
+        setting.folder.mkdir(parents=True, exist_ok=True)
+        write_text(setting.folder / CONFIG_FILE, setting.config.to_yaml())
+    except OSError as error:
+        raise ConfigError(f"cannot write the run folder {setting.folder}: {error.strerror}. Fix: another --out") from None
 
 
 def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) -> _Setting:
@@ -132,7 +142,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
     plan = AdapterPlan(**config.lora.model_dump(exclude={"preset"}))
     requested = config.training.precision
     if resume and requested == "auto":  # a timing may come out otherwise today
-        requested = load_run_config(folder / "config.yaml").training.precision
+        requested = load_run_config(folder / CONFIG_FILE).training.precision
     device = pick_device()
     if requested == "auto" and plan.trains_base:
         precision = Precision("fp32", "weights of the base are trained")
@@ -141,7 +151,10 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
     base = find_base(config.base)
     limit = max_positions(load_config(base))
     if limit is not None and config.data.max_length > limit:
-        raise ConfigError(f"data.max_length: {config.data.max_length} is more than the {limit} tokens that {config.base} can take")
+        raise ConfigError(
+            f"data.max_length: {config.data.max_length} is more than the {limit} tokens that {config.base} can take. "
+            f"Fix: --max-length {limit}"
+        )
     tokenizer = load_tokenizer(base)
     task, labels = material.task, material.labels
     splits = {
@@ -177,12 +190,13 @@ def _identity(setting: _Setting) -> dict[str, Any]:
     for key in ("train", "dev", "test"):  # their content counts, not their place
         config["data"].pop(key)
     lengths = setting.splits["train"].texts.lengths
+    plan = describe_plan(lengths, setting.config.training.batch_size, setting.config.seed)
     return {
         "configuration": config,
         "data": setting.material.fingerprints,
         "labels": list(setting.material.labels),
         "base": setting.base_fingerprint,
-        "batch plan": describe_plan(lengths, setting.config.training.batch_size, setting.config.seed),
+        "batch plan": f"{plan} tokens={lengths.sum()}",
     }
 
 
@@ -231,7 +245,9 @@ def _announce(setting: _Setting, tracker: Tracker) -> None:
     for name, split in splits.items():
         if split.texts.cut:
             share = split.texts.cut / len(split)
-            tracker.say(f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut")
+            tracker.say(
+                f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
+            )
     tracker.show(_parameter_table(model))
 
 
@@ -260,17 +276,16 @@ def _finish(setting: _Setting, job: Job, progress: Progress, tracker: Tracker) -
     folder, model = setting.folder, setting.model
     plot_curves(tracker.history, job.metric, folder / "curves.png")
     last = trained_tensors(model)
+    last_dev = None if progress.best_step == progress.step else _score(setting, "dev")
     load_trained(model, progress.best_tensors)
-    model.eval()
-    evaluations = {name: _score(setting, name) for name in ("dev", "test") if name in setting.splits}
+    evaluations = {name: _score(setting, name) for name in setting.splits if name != "train"}
     report = build_report(_facts(setting, job, progress), evaluations)
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    info = _info(setting, evaluations["dev"])
     load_trained(model, last)
     (folder / "last").mkdir(exist_ok=True)
-    save_artifact(folder / "last", model, setting.tokenizer, info)
+    save_artifact(folder / "last", model, setting.tokenizer, _info(setting, last_dev or evaluations["dev"]))
     load_trained(model, progress.best_tensors)
-    save_artifact(folder, model, setting.tokenizer, info)
+    save_artifact(folder, model, setting.tokenizer, _info(setting, evaluations["dev"]))
     _verify(setting)
     tracker.note(f"saved in {folder}: loaded again, logits of {PROBES} texts are the same")
     return TrainingResult(folder, report, evaluations)
@@ -332,12 +347,15 @@ def _verify(setting: _Setting) -> None:
     pairs = [example.pair or "" for example in examples] if setting.material.pair else None
     texts = [example.text for example in examples]
     memory = compute_logits(setting.model, encode(setting.tokenizer, texts, pairs, setting.config.data.max_length))
-    loaded = load_artifact(setting.folder, base=str(setting.base.path), precision=setting.precision.name)
-    disk = compute_logits(loaded.model, encode(loaded.tokenizer, texts, pairs, loaded.info.max_length))
-    difference = float((memory - disk).abs().max())
-    if not difference <= PROBE_TOLERANCE:
+    problem = ""
+    try:
+        loaded = load_artifact(setting.folder, base=str(setting.base.path), precision=setting.precision.name)
+        disk = compute_logits(loaded.model, encode(loaded.tokenizer, texts, pairs, loaded.info.max_length))
+        difference = float((memory - disk).abs().max())
+        if not difference <= PROBE_TOLERANCE:  # nor is it where it is not a number
+            problem = f"gives other logits than the one in memory (by {difference:.2g})"
+    except InputError as error:
+        problem = f"cannot be loaded again ({error})"
+    if problem:
         (setting.folder / INFO_FILE).unlink()
-        raise VerificationError(
-            f"the adapter saved in {setting.folder} gives other logits than the one in memory (by {difference:.2g}). "
-            "The checkpoint is kept; please report this"
-        )
+        raise VerificationError(f"the adapter saved in {setting.folder} {problem}. The checkpoint is kept; please report this")

@@ -6,6 +6,7 @@ Knows rich and files; does not know what the numbers mean.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from veneer.artifact import write_text
 
 
 class Tracker:
@@ -49,7 +52,7 @@ class Tracker:
         """Drop the rows beyond `step`, which a resumed run makes again."""
         self.history = [row for row in self.history if row["step"] <= step]
         self._metrics.close()
-        self._path.write_text("".join(_line(row) for row in self.history), encoding="utf-8")
+        write_text(self._path, "".join(_line(row) for row in self.history))
         self._metrics = self._path.open("a", encoding="utf-8")
 
     def say(self, message: str) -> None:
@@ -119,7 +122,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _now() -> str:

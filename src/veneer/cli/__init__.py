@@ -1,0 +1,77 @@
+"""The command line: one file a command. `veneer --help` must be quick, so commands import torch and its kin when they run."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import veneer
+from veneer.cli import demo, doctor, evaluate, inspect, merge, predict, train
+from veneer.cli.output import print_error
+from veneer.errors import VeneerError
+
+# What a file system refuses for reasons of its own: the person's to mend, not ours.
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT})
+
+
+class _Commands(TyperGroup):
+    """The group of commands, which turns an error meant for people into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VeneerError as error:
+            print_error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            print_error(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"veneer {veneer.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _veneer(
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Fine-tune, calibrate and serve text classifiers as thin LoRA layers over one frozen base model."""
+
+
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("inspect")(inspect.inspect)
+app.command("merge")(merge.merge)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """The program `veneer`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without some character must not stop a run
+    app(prog_name="veneer")

@@ -1,0 +1,76 @@
+"""The flags that are short forms of configuration keys: their help is the keys' own description.
+
+Knows typer and the configuration's keys; does not know what any command does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.models import OptionInfo
+
+from veneer.config import SHORT_FORMS, expand_short_forms, known_keys, parse_assignments
+
+_HELP = known_keys()
+
+
+def _flag(name: str, panel: str, metavar: str | None = None) -> OptionInfo:
+    help_text = escape(_HELP[SHORT_FORMS[name]])  # a bracket in it is no markup
+    option: OptionInfo = typer.Option(
+        f"--{name.replace('_', '-')}", help=help_text, metavar=metavar, rich_help_panel=panel, show_default=False
+    )
+    return option
+
+
+_DATA, _MODEL, _TRAINING = "Data", "Model and adapter", "Training"
+
+Train = Annotated[str | None, _flag("train", _DATA, "FILE")]
+Dev = Annotated[str | None, _flag("dev", _DATA, "FILE")]
+Test = Annotated[str | None, _flag("test", _DATA, "FILE")]
+Text = Annotated[str | None, _flag("text", _DATA, "COLUMN")]
+Pair = Annotated[str | None, _flag("pair", _DATA, "COLUMN")]
+Label = Annotated[list[str] | None, _flag("label", _DATA, "COLUMN")]
+LabelSeparator = Annotated[str | None, _flag("label_separator", _DATA)]
+LabelNames = Annotated[str | None, _flag("label_names", _DATA, "FILE")]
+MaxLength = Annotated[int | None, _flag("max_length", _DATA, "N")]
+Encoding = Annotated[str | None, _flag("encoding", _DATA)]
+
+Base = Annotated[str | None, _flag("base", _MODEL)]
+Task = Annotated[str | None, _flag("task", _MODEL)]
+Pooling = Annotated[str | None, _flag("pooling", _MODEL)]
+Preset = Annotated[str | None, _flag("preset", _MODEL)]
+Rank = Annotated[int | None, _flag("rank", _MODEL, "N")]
+Alpha = Annotated[float | None, _flag("alpha", _MODEL, "X")]
+Dropout = Annotated[float | None, _flag("dropout", _MODEL, "X")]
+
+Epochs = Annotated[int | None, _flag("epochs", _TRAINING, "N")]
+BatchSize = Annotated[int | None, _flag("batch_size", _TRAINING, "N")]
+LearningRate = Annotated[float | None, _flag("learning_rate", _TRAINING, "X")]
+Precision = Annotated[str | None, _flag("precision", _TRAINING)]
+Metric = Annotated[str | None, _flag("metric", _TRAINING)]
+Out = Annotated[str | None, _flag("out", _TRAINING, "DIR")]
+Seed = Annotated[int | None, _flag("seed", _TRAINING, "N")]
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="any key of the configuration, such as training.schedule=cosine"),
+]
+
+# Shared by the commands that take a run folder.
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="run folder", show_default=False)]
+WhereBase = Annotated[
+    str | None, typer.Option("--base", help="where the base is now, if not where training found it", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+
+
+def overrides_of(parameters: Mapping[str, Any], settings: list[str] | None = None) -> dict[str, Any]:
+    """Dotted key -> value of the flags that were given, `--set` last; one `--label` is a column, several are a list."""
+    given = {name: value for name, value in parameters.items() if name in SHORT_FORMS and value not in (None, [], ())}
+    if len(given.get("label", ())) == 1:
+        given["label"] = given["label"][0]
+    return {**expand_short_forms(given), **parse_assignments(settings or [])}

@@ -1,0 +1,145 @@
+"""`veneer inspect`"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from veneer.cli import flags
+from veneer.cli.output import print_json, results
+
+if TYPE_CHECKING:
+    from veneer.lora import LayerRow
+    from veneer.model import Classifier
+
+
+def inspect(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="BASE|DIR", help="a base, or a run folder", show_default=False)],
+    labels: Annotated[
+        int | None, typer.Option("--labels", metavar="N", min=1, help="number of labels; 2, or the run's own", show_default=False)
+    ] = None,
+    pooling: flags.Pooling = None,
+    preset: flags.Preset = None,
+    rank: flags.Rank = None,
+    alpha: flags.Alpha = None,
+    dropout: flags.Dropout = None,
+    settings: flags.Set = None,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="list every parameter: name, shape, trained or frozen")
+    ] = False,
+    json: flags.Json = False,
+) -> None:
+    """Show the layers LoRA would touch and count parameters, from the base's configuration alone."""
+    model = _model(what, labels, flags.overrides_of(context.params, settings))
+    if json:
+        print_json(_document(model, parameters))
+    else:
+        _show(results(), model, parameters)
+
+
+def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifier:
+    """The adapted model without weights."""
+    from pathlib import Path
+
+    from veneer.artifact import read_info
+    from veneer.bases import find_base
+    from veneer.cli.runs import is_run, run_config
+    from veneer.config import load_config
+    from veneer.model import AdapterPlan, adapt, skeleton
+
+    if is_run(Path(what)):
+        info = read_info(Path(what))
+        config = run_config(Path(what), overrides)
+        base, labels = info.base, labels or len(info.labels)
+    else:
+        config = load_config(None, overrides)
+        base = what
+    model = skeleton(find_base(base, weights=False), labels or 2, pooling=config.pooling)
+    adapt(model, AdapterPlan(**config.lora.model_dump(exclude={"preset"})))
+    return model
+
+
+def _document(model: Classifier, parameters: bool) -> dict[str, Any]:
+    from veneer.lora import adapted_layers, count_parameters, parameter_rows
+
+    counts = count_parameters(model)
+    document = {
+        "lora_parameters": counts.lora,
+        "trainable": counts.trainable,
+        "total": counts.total,
+        "peft_trainable": counts.peft_trainable,
+        "peft_total": counts.peft_total,
+        "layers": [asdict(row) for row in adapted_layers(model.network)],
+    }
+    if parameters:
+        document["parameters"] = [
+            {"name": row.name.removeprefix("network."), "shape": list(row.shape), "trained": row.trained}
+            for row in parameter_rows(model)
+        ]
+    return document
+
+
+def _show(console: Console, model: Classifier, parameters: bool) -> None:
+    from veneer.lora import adapted_layers, parameter_rows
+
+    if parameters:
+        table = _table("Parameters", "name", "shape", "")
+        for row in parameter_rows(model):
+            state = Text("trained", "green") if row.trained else Text("frozen", "dim")
+            table.add_row(row.name.removeprefix("network."), " × ".join(map(str, row.shape)), state)
+        console.print(table)
+        console.print()
+    table = _table("Adapted layers", "layer", "in → out", ">rank", ">parameters")
+    for name, rows in _alike(adapted_layers(model.network)):
+        total = sum(row.parameters for row in rows)
+        table.add_row(Text(name), f"{rows[0].in_features} → {rows[0].out_features}", str(rows[0].rank), f"{total:,}")
+    console.print(table)
+    console.print()
+    console.print(_counts(model))
+
+
+def _counts(model: Classifier) -> Table:
+    from veneer.lora import count_parameters
+
+    counts = count_parameters(model)
+    table = _table("Counts", "", ">parameters", ">of all")
+    table.add_row("LoRA", f"{counts.lora:,}", f"{counts.lora / counts.total:.2%}")
+    table.add_row("trained", f"{counts.trainable:,}", f"{counts.trainable / counts.total:.2%}")
+    table.add_row("all", f"{counts.total:,}", "")
+    peft = (f"{counts.peft_trainable:,}", f"{counts.peft_trainable / counts.peft_total:.2%}")
+    table.add_row("trained, as PEFT counts", *peft)
+    table.add_row("all, as PEFT counts (a trained head twice)", f"{counts.peft_total:,}", "")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table; a column whose name begins with `>` is set to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _alike(rows: list[LayerRow]) -> list[tuple[str, list[LayerRow]]]:
+    """Layers that differ in their number only, together: `encoder.layer.{0-11}.attention.self.query`."""
+    groups: dict[tuple[str, int, int, int], list[LayerRow]] = {}
+    for row in rows:
+        pattern = re.sub(r"\.\d+\.", ".*.", row.name, count=1)
+        groups.setdefault((pattern, row.in_features, row.out_features, row.rank), []).append(row)
+    return [(_range(pattern, same), same) for (pattern, *_), same in groups.items()]
+
+
+def _range(pattern: str, rows: list[LayerRow]) -> str:
+    numbers = [int(match[1]) for row in rows if (match := re.search(r"\.(\d+)\.", row.name))]
+    if not numbers:
+        return pattern
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1))
+    shown = f"{numbers[0]}-{numbers[-1]}" if whole and len(numbers) > 1 else ",".join(map(str, numbers))
+    return pattern.replace("*", f"{{{shown}}}" if len(numbers) > 1 else shown, 1)

@@ -1,0 +1,78 @@
+"""`veneer train`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from veneer.cli import flags
+from veneer.cli.output import print_commands, print_lines, results
+from veneer.config import RunConfig, config_to_resume, load_config
+
+if TYPE_CHECKING:
+    from veneer.training import TrainingResult
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="configuration", show_default=False)] = None,
+    train: flags.Train = None,
+    dev: flags.Dev = None,
+    test: flags.Test = None,
+    text: flags.Text = None,
+    pair: flags.Pair = None,
+    label: flags.Label = None,
+    label_separator: flags.LabelSeparator = None,
+    label_names: flags.LabelNames = None,
+    max_length: flags.MaxLength = None,
+    encoding: flags.Encoding = None,
+    base: flags.Base = None,
+    task: flags.Task = None,
+    pooling: flags.Pooling = None,
+    preset: flags.Preset = None,
+    rank: flags.Rank = None,
+    alpha: flags.Alpha = None,
+    dropout: flags.Dropout = None,
+    epochs: flags.Epochs = None,
+    batch_size: flags.BatchSize = None,
+    learning_rate: flags.LearningRate = None,
+    precision: flags.Precision = None,
+    metric: flags.Metric = None,
+    out: flags.Out = None,
+    seed: flags.Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the unfinished run in --out")] = False,
+    settings: flags.Set = None,
+) -> None:
+    """Train a classifier on a file of labelled texts."""
+    overrides = flags.overrides_of(context.params, settings)
+    source = config_to_resume(overrides) if resume and config is None else config
+    run = load_config(source, overrides)
+
+    result = train_or_stop(run, resume=resume)
+    from veneer.cli.scores import print_evaluation
+
+    console = results()
+    for split, evaluation in result.evaluations.items():
+        console.print(f"\n[bold]{split}[/] ({evaluation.n:,} texts)")
+        print_evaluation(console, evaluation)
+    print_lines(console, "", f"Run folder: {result.folder}")
+    example = ["--text", "...", "--pair", "..."] if run.data.pair is not None else ["--text", "..."]
+    commands: list[list[object]] = [
+        ["veneer", "predict", result.folder, *example],
+        ["veneer", "predict", result.folder, "--interactive"],
+        ["veneer", "evaluate", result.folder, "--data", run.data.test or run.data.dev or "FILE"],
+    ]
+    print_commands(console, "Next", commands)
+
+
+def train_or_stop(config: RunConfig, *, resume: bool = False) -> TrainingResult:
+    """Train; where the person stops the run, say how to go on and end the command with 1."""
+    from veneer import training
+
+    try:
+        return training.train(config, resume=resume)
+    except training.Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(1) from None

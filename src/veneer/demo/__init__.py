@@ -1,0 +1,1 @@
+"""The built-in data set and a first run on it."""

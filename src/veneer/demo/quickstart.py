@@ -1,0 +1,93 @@
+"""The first run anyone makes: the built-in messages to a clinic, next to a classical baseline on the same splits.
+
+Knows the demo's data and configuration; what training does is the training room's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from veneer.config import RunConfig, load_config
+from veneer.data import Example, read_examples
+from veneer.evaluation.metrics import Evaluation, point_metrics, score
+from veneer.labels import LabelSet
+from veneer.training import columns_of
+
+CLINIC = Path(__file__).parent / "clinic"
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # scikit-learn's C, chosen on dev
+
+MESSAGES = (
+    "Can I come in sometime next week about my knee, and could you also renew my inhaler?",
+    "I was charged twice for the same visit and nobody at the desk could be bothered to explain why.",
+    "did the lab send my cholesterol numbers yet, and do they mean I should stop eating eggs",
+)
+
+
+def demo_config(out: Path) -> RunConfig:
+    """The configuration of the demo's run."""
+    return load_config(
+        None,
+        {
+            "base": "minilm",
+            "data.train": str(CLINIC / "train.csv"),
+            "data.dev": str(CLINIC / "dev.csv"),
+            "data.test": str(CLINIC / "test.csv"),
+            "data.text": "text",
+            "data.label": ["primary", "secondary"],
+            "data.label_separator": ";",
+            "training.epochs": 12,
+            "training.batch_size": 16,
+            "training.learning_rate": 2e-3,
+            "out": str(out),
+        },
+    )
+
+
+def free_folder(stem: Path) -> Path:
+    """`stem`, or the first of `stem-2`, `stem-3`, … that is not there."""
+    if not stem.exists():
+        return stem
+    return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
+
+
+def evaluate_baseline(config: RunConfig) -> Evaluation:
+    """TF-IDF of words and pairs of words, and one logistic regression a label, scored on the test file.
+
+    Labels are weighted as they are rare; the penalty with the best macro F1 on dev is taken.
+    """
+    columns = columns_of(config.data)
+    splits = {name: read_examples(CLINIC / f"{name}.csv", columns).examples for name in ("train", "dev", "test")}
+    labels = LabelSet.from_labels(label for example in splits["train"] for label in example.labels)
+    targets = {name: _targets(examples, labels) for name, examples in splits.items()}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    features = {"train": vectorizer.fit_transform(_texts(splits["train"]))}
+    features |= {name: vectorizer.transform(_texts(splits[name])) for name in ("dev", "test")}
+    best_f1, best = -1.0, None
+    for penalty in PENALTIES:
+        model = OneVsRestClassifier(LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000))
+        model.fit(features["train"], targets["train"])
+        macro_f1 = point_metrics(targets["dev"], model.predict(features["dev"]), len(labels), True)["macro_f1"]
+        if macro_f1 > best_f1:
+            best_f1, best = macro_f1, model
+    assert best is not None
+    decisions = best.predict(features["test"])
+    bootstrap = config.evaluation.bootstrap
+    return score(targets["test"], decisions, labels.names, multi_label=True, bootstrap=bootstrap, seed=config.seed)
+
+
+def _texts(examples: tuple[Example, ...]) -> list[str]:
+    return [example.text for example in examples]
+
+
+def _targets(examples: tuple[Example, ...], labels: LabelSet) -> NDArray[np.int64]:
+    """`[N, C]` of 0 and 1."""
+    targets = np.zeros((len(examples), len(labels)), np.int64)
+    for row, example in enumerate(examples):
+        targets[row, [labels.id(label) for label in example.labels]] = 1
+    return targets

@@ -1,0 +1,226 @@
+"""A run as a plain transformers checkpoint: the adapter added to the base's weights, nothing of ours needed to load it.
+
+Where the run's head is the family's own, `AutoModelForSequenceClassification` loads the folder whole. A mean-pooled run has a
+head no family class can hold: its folder is an encoder with sentence-transformers' pooling files and `head.safetensors`, and
+its README says how the three go together.
+
+Knows the run folder and transformers' files; merges in float32, whatever precision the run was trained in.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from veneer import lora
+from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact
+from veneer.bases import BaseLocation, find_base, load_encoder, load_sequence_classifier, load_tokenizer
+from veneer.data import encode
+from veneer.errors import InputError, VerificationError
+from veneer.inference import compute_logits
+from veneer.tasks import TASKS
+
+TOLERANCE = 1e-3  # of logits in float32, relative to the largest one where that is above 1
+
+PROBES = (
+    "a quiet triumph",
+    "It was dull from beginning to end, and I want my money back.",
+    "Could you move my appointment from Friday to next Tuesday, please?",
+    "ok",
+    "The order came late; the box was open and two of the six cups were broken. Who pays for that?",
+    "我的订单什么时候能到？",
+    "¿Dónde puedo ver el resultado de mi análisis?",
+    "404 :-( https://example.org/?q=1&x=2 #help @team",
+    "not bad, not good, just there",
+    "Thanks a lot! Everything works again since the update of last night, even the printer that nobody could ever explain.",
+)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge gave.
+
+    Attributes:
+        folder: the checkpoint.
+        family_head: True where it is one model; False for an encoder with a head beside it.
+        texts: probe texts compared, each through the run and through the checkpoint as transformers loads it.
+        difference: the largest difference of a logit.
+        flips: texts that are decided otherwise.
+    """
+
+    folder: Path
+    family_head: bool
+    texts: int
+    difference: float
+    flips: int
+
+
+def merge_run(folder: Path, out: Path, *, base: str | None = None) -> MergeReport:
+    """Write the run in `folder` to `out` as a plain transformers checkpoint, whole or not at all.
+
+    Args:
+        base: where the base is, if not where training found it.
+
+    Raises:
+        InputError: `out` exists, or the run cannot be loaded.
+        VerificationError: the checkpoint does not give the run's logits.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists, and nothing is overwritten. Fix: another --out")
+    loaded = load_artifact(folder, base=base, precision="fp32")
+    before = _run_logits(loaded)
+    writing = out.parent / f".{out.name}.writing"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    try:
+        _write(writing, loaded)
+        report = _compare(writing, out, loaded.info, before)
+        writing.rename(out)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return report
+
+
+def _run_logits(loaded: Loaded) -> Tensor:
+    pairs = _pairs(loaded.info)
+    return compute_logits(loaded.model, encode(loaded.tokenizer, PROBES, pairs, loaded.info.max_length))
+
+
+def _pairs(info: ArtifactInfo) -> Sequence[str] | None:
+    return PROBES[::-1] if info.pair else None
+
+
+def _write(folder: Path, loaded: Loaded) -> None:
+    model, info = loaded.model, loaded.info
+    lora.remove_lora(model.network, keep_update=True)
+    config: Any = model.config
+    config.id2label = dict(enumerate(info.labels))
+    config.label2id = {label: i for i, label in enumerate(info.labels)}
+    config.problem_type = f"{info.task}_classification"
+    model.network.save_pretrained(folder)  # type: ignore[operator]
+    loaded.tokenizer.model_max_length = info.max_length  # what longer texts were cut to
+    loaded.tokenizer.save_pretrained(folder)
+    if model.head is not None:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}
+        save_file(tensors, folder / HEAD_FILE, metadata={"format": "pt"})
+        _write_pooling(folder, info, model.head.in_features)
+    (folder / "README.md").write_text(_readme(info), encoding="utf-8")
+
+
+def _write_pooling(folder: Path, info: ArtifactInfo, width: int) -> None:
+    """The files by which sentence-transformers (and `pooling: auto`) know how the encoder's vectors are pooled."""
+    modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+    pooling = {"word_embedding_dimension": width} | {f"pooling_mode_{mode}": key == info.pooling for key, mode in modes.items()}
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "1_Pooling").mkdir()
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": info.max_length, "do_lower_case": False})
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _compare(folder: Path, out: Path, info: ArtifactInfo, before: Tensor) -> MergeReport:
+    """Load the checkpoint with transformers alone and compare."""
+    after = _checkpoint_logits(folder, info)
+    difference = float((after - before).abs().max())
+    decide = TASKS[info.task].decide  # type: ignore[index]
+    flips = int((decide(after) != decide(before)).reshape(len(before), -1).any(-1).sum())
+    if not difference <= TOLERANCE * max(1.0, float(before.abs().max())):
+        raise VerificationError(
+            f"the merged checkpoint gives other logits than the run, by up to {difference:.2g} ({flips} of {len(before)} probe "
+            f"texts are decided otherwise). {out} was not written; please report this"
+        )
+    return MergeReport(out, info.own_head, len(before), difference, flips)
+
+
+@torch.no_grad()
+def _checkpoint_logits(folder: Path, info: ArtifactInfo) -> Tensor:
+    """`[N, C]` logits of the probes, a text at a time, by transformers' own attention and head."""
+    location = find_base(str(folder))
+    tokenizer = load_tokenizer(location)
+    model, head = _load(location, info, folder)
+    rows = []
+    for i, text in enumerate(PROBES):
+        pairs = _pairs(info)
+        inputs = tokenizer(text, pairs and pairs[i], truncation=True, return_tensors="pt")
+        output = model(**inputs)
+        if head is None:
+            rows.append(output.logits)
+        else:
+            hidden = output.last_hidden_state
+            pooled = {"cls": hidden[:, 0], "last": hidden[:, -1], "mean": hidden.mean(1)}[info.pooling]
+            rows.append(pooled @ head["weight"].T + head["bias"])
+    return torch.cat(rows)
+
+
+def _load(location: BaseLocation, info: ArtifactInfo, folder: Path) -> tuple[Any, dict[str, Tensor] | None]:
+    if not info.own_head:
+        return load_encoder(location, dtype=torch.float32, attention=None).eval(), load_file(folder / HEAD_FILE)
+    model, missing = load_sequence_classifier(location, len(info.labels), dtype=torch.float32, attention=None)
+    if missing:
+        raise VerificationError(f"the merged checkpoint lacks tensors: {', '.join(missing)}")
+    return model.eval(), None
+
+
+def _readme(info: ArtifactInfo) -> str:
+    multi_label = info.task == "multi_label"
+    arguments = "text, pair" if info.pair else "text"
+    texts = 'text, pair = "a text", "its second text"' if info.pair else 'text = "a text"'
+    chances = "logits.sigmoid()" if multi_label else "logits.softmax(-1)"
+    if info.own_head:
+        body = _FAMILY_HEAD
+    else:
+        pooled = {"cls": "hidden[:, 0]", "last": "hidden[:, -1]", "mean": "hidden.mean(1)"}[info.pooling]
+        body = _OUR_HEAD.replace("POOLED", pooled)
+    decision = "every label above 0.5 is given" if multi_label else "the largest one is the label"
+    code = body.replace("TEXTS", texts).replace("ARGUMENTS", arguments).replace("CHANCES", chances)
+    return _README.format(base=info.base_id, code=code, decision=decision, labels=", ".join(info.labels))
+
+
+_README = """# A text classifier
+
+A LoRA adapter merged into `{base}` by veneer. Labels: {labels}. From this folder:
+
+```python
+{code}```
+
+The result is a probability a label; {decision}. A text at a time needs no mask; pad a batch with `attention_mask`, and pool
+without the padding.
+"""
+
+_FAMILY_HEAD = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".").eval()
+TEXTS
+with torch.no_grad():
+    logits = model(**tokenizer(ARGUMENTS, truncation=True, return_tensors="pt")).logits
+print(dict(zip(model.config.id2label.values(), CHANCES[0].tolist())))
+"""
+
+_OUR_HEAD = """import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer, model, head = AutoTokenizer.from_pretrained("."), AutoModel.from_pretrained(".").eval(), load_file("head.safetensors")
+TEXTS
+with torch.no_grad():
+    hidden = model(**tokenizer(ARGUMENTS, truncation=True, return_tensors="pt")).last_hidden_state
+logits = POOLED @ head["weight"].T + head["bias"]
+print(dict(zip(model.config.id2label.values(), CHANCES[0].tolist())))
+"""
