@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
@@ -71,8 +72,9 @@ def toy_config(folder: Path, base: Path | str, **changes: Any) -> RunConfig:
 
 
 def run(config: RunConfig, *, resume: bool = False) -> TrainingResult:
-    """Train without a word."""
-    return train(config, resume=resume, console=Console(file=io.StringIO()))
+    """Train without a word, and without the picture, which takes longer than a toy run."""
+    with patch("veneer.training.run.plot_curves"):
+        return train(config, resume=resume, console=Console(file=io.StringIO()))
 
 
 def run_interrupted(config: RunConfig, stops: Collection[int], monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingResult, str]:
@@ -85,8 +87,8 @@ def run_interrupted(config: RunConfig, stops: Collection[int], monkeypatch: pyte
         if row["step"] in stops:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "advance", interrupt)
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "advance", interrupt)
         for number in range(len(stops)):
             with pytest.raises(Interrupted) as stop:
                 run(config, resume=number > 0)

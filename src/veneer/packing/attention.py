@@ -106,7 +106,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
 def _groups(segments: Segments) -> list[list[tuple[int, int, int]]]:
     """Runs of equal length, gathered by padded length: each group is one set of matrix products."""
     groups: dict[int, list[tuple[int, int, int]]] = {}
-    for run in segments.runs():
+    for run in segments.runs:
         groups.setdefault(_padded(run[2]), []).append(run)
     return list(groups.values())
 
@@ -120,12 +120,13 @@ def _gather(source: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
     (_, _, longest), count = runs[0], sum(run[1] for run in runs)
     padded = _padded(longest)
     _, heads, width = source.shape
-    exact = all(length == padded for _, _, length in runs)
-    target = source.new_empty(count, heads, padded, width) if exact else source.new_zeros(count, heads, padded, width)
+    target = source.new_empty(count, heads, padded, width)
     row = 0
     for start, texts, length in runs:
         rows = source[start : start + texts * length].view(texts, length, heads, width)
         target[row : row + texts, :, :length].copy_(rows.transpose(1, 2))
+        if length < padded:
+            target[row : row + texts, :, length:].zero_()
         row += texts
     return target.view(count * heads, padded, width)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -44,6 +45,7 @@ class Segments:
         """Tokens of the longest text."""
         return max(self.lengths)
 
+    @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
         """Maximal runs of neighbours of equal length: (first token, texts, length)."""
         runs, start = [], 0
@@ -124,7 +126,8 @@ def pack(ids: Sequence[NDArray[np.int32]], type_ids: Sequence[NDArray[np.uint8]]
         ValueError: no text, or a text without tokens.
     """
     segments = Segments.of([len(text) for text in ids])
-    positions = np.concatenate([np.arange(first_position, first_position + length) for length in segments.lengths])
+    starts = np.repeat(segments.cu_seqlens[:-1].numpy(), segments.lengths)
+    positions = np.arange(first_position, first_position + len(starts)) - starts
     return PackedBatch(
         torch.from_numpy(np.concatenate(ids).astype(np.int64)),
         torch.from_numpy(np.concatenate(type_ids).astype(np.int64)),

@@ -146,7 +146,7 @@ def _step(job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batche
             loss += part_loss.detach()
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(list(model.trainable().values()), limit)
+    norm = torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], limit)
     job.scaler.step(optimizer)
     job.scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,50 @@
+"""Writes docs/configuration.md from the configuration's own fields: python scripts/configuration_docs.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from veneer.config import PRESETS, SHORT_FORMS, RunConfig, Section, known_keys
+
+TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+HEAD = """# Configuration
+
+Made from the fields themselves by `scripts/configuration_docs.py`; change `src/veneer/config.py` instead.
+
+Every key can be set in a YAML file (`veneer train RUN.yaml`), by `--set section.key=value`, and, where a flag is named, by the flag.
+Later ones win: file, flags, `--set`. A preset gives what none of them sets. `config.yaml` of a run folder is the whole, with every
+`auto` replaced by what it came to.
+"""
+
+
+def render() -> str:
+    """The page."""
+    flags = {key: f"`--{flag.replace('_', '-')}`" for flag, key in SHORT_FORMS.items()}
+    parts = [HEAD]
+    sections: dict[str, list[str]] = {}
+    for key, description in known_keys().items():
+        section = key.rpartition(".")[0]
+        cells = [f"`{key}`", flags.get(key, ""), f"`{_default(key)}`", description]
+        sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for section, rows in sections.items():
+        parts.append(f"\n## {section or 'Top level'}\n\n| key | flag | default | what it is |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    parts.append("\n## Presets\n\n| preset | gives |\n|---|---|\n")
+    for preset, values in PRESETS.items():
+        parts.append(f"| `{preset}` | {', '.join(f'`{key}: {value}`' for key, value in values.items())} |\n")
+    return "".join(parts)
+
+
+def _default(key: str) -> str:
+    value: Any = RunConfig()
+    for name in key.split("."):
+        value = getattr(value, name)
+    assert not isinstance(value, Section)
+    return yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip()
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")

@@ -1,0 +1,350 @@
+"""Law: a resumed run ends bit-identical to an uninterrupted one on a CPU, wherever it was stopped, and however rudely."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows, write_csv
+
+from veneer.config import RunConfig
+from veneer.errors import ResumeError
+from veneer.training import checkpoint
+from veneer.training.checkpoint import Checkpoints
+from veneer.training.loop import Interrupted
+from veneer.training.tracking import Tracker
+
+Base = Callable[..., Path]
+
+# 42 texts in batches of 4: 11 batches an epoch, the last one smaller.
+RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+    "mid-epoch, dropout, the best adapter before the checkpoint": (
+        "bert",
+        (2, 7, 11, 19),
+        {"lora__dropout": 0.3, "training__evaluate_every": 3},
+    ),
+    "gradient accumulation, with a group cut by the epoch's end": (
+        "bert",
+        (1, 3, 5, 6),
+        {"training__gradient_accumulation": 3, "lora__dropout": 0.2, "training__epochs": 3, "training__schedule": "cosine"},
+    ),
+    "stopped early, a head with dropout, weights of the base": (
+        "gpt2",
+        (4, 13),
+        {
+            "training__patience": 1,
+            "training__evaluate_every": 2,
+            "training__epochs": 4,
+            "lora__train_top_layers": 1,
+            "evaluation__metric": "loss",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
+    name: str, tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, stops, changes = RUNS[name]
+    config = toy_config(tmp_path, tiny_base(family), **changes)
+    run(config)
+    interrupted = config.model_copy(update={"out": str(tmp_path / "interrupted")})
+    _, said = run_interrupted(interrupted, stops, monkeypatch)
+    assert outcome(tmp_path / "interrupted") == outcome(tmp_path / "run")
+    assert said == (
+        f"stopped at step {stops[-1]} of {_steps(config)}; a checkpoint is saved. "
+        f"To go on: veneer train --out {tmp_path / 'interrupted'} --resume"
+    )
+    assert not (tmp_path / "interrupted" / "checkpoints").exists()
+
+
+def _steps(config: RunConfig) -> int:
+    return -(-11 // config.training.gradient_accumulation) * config.training.epochs
+
+
+def test_the_runs_above_put_the_law_to_the_test(tmp_path: Path, tiny_base: Base) -> None:
+    """The best adapter lies before a stop, and the run that stops early does."""
+    first, _, third = RUNS.values()
+    report = run(toy_config(tmp_path, tiny_base("bert"), **first[2])).report["training"]
+    assert report["best_step"] < first[1][-1] < report["steps"]
+    report = run(toy_config(tmp_path, tiny_base("gpt2"), out=str(tmp_path / "early"), **third[2])).report["training"]
+    assert third[1][0] < report["steps"] < 44
+
+
+KILLED = """
+import os, signal, sys
+from rich.console import Console
+import veneer.training.checkpoint as checkpoint, veneer.training.run as run
+from veneer.config import load_config
+from veneer.training.tracking import Tracker
+
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+moment, config = sys.argv[1], load_config(sys.argv[2])
+if moment == "at a step":
+    advance = Tracker.advance
+    Tracker.advance = lambda self, row: die() if row["step"] == 15 else advance(self, row)
+elif moment == "in a checkpoint":
+    save = checkpoint.save_file
+    def save_half(tensors, path):
+        save(tensors, path)
+        if "step-00000015" in str(path):
+            path.write_bytes(path.read_bytes()[:5000])
+            die()
+    checkpoint.save_file = save_half
+run.train(config, console=Console(stderr=True))
+"""
+
+
+@pytest.mark.parametrize("moment", ["at a step", "in a checkpoint"])
+def test_a_killed_run_goes_on_from_its_last_checkpoint(moment: str, tmp_path: Path, tiny_base: Base) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__evaluate_every=4, training__checkpoint_every=5)
+    run(config)
+    killed = config.model_copy(update={"out": str(tmp_path / "killed")})
+    (tmp_path / "killed.yaml").write_text(killed.to_yaml(), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", KILLED, moment, str(tmp_path / "killed.yaml")], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not (tmp_path / "killed" / "veneer.json").exists()
+    whole = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").glob("step-*"))
+    assert whole == ["step-00000005", "step-00000010"]
+    with (tmp_path / "killed" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "step", "step": 1')  # half a line, as a killed run may leave it
+    run(killed, resume=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "run")
+
+
+def test_ctrl_c_in_the_terminal_prints_the_command_that_resumes(tmp_path: Path, tiny_base: Base) -> None:
+    """A space in the folder's name: the printed command is quoted for the shell."""
+    config = toy_config(tmp_path, tiny_base("bert"), training__evaluate_every=1, training__epochs=3)
+    run(config)
+    folder = tmp_path / "stopped run"
+    (tmp_path / "run.yaml").write_text(config.model_copy(update={"out": str(folder)}).to_yaml(), encoding="utf-8")
+    veneer = [sys.executable, "-c", "import sys; from veneer.cli import main; sys.exit(main())"]
+    process = subprocess.Popen(
+        [*veneer, "train", str(tmp_path / "run.yaml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:  # the first evaluation is told: the run is under way
+        said += line
+        if "dev loss" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said += process.communicate(timeout=120)[1]
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    command = said[said.index("veneer train --out") :].strip()
+    assert shlex.split(command) == ["veneer", "train", "--out", str(folder), "--resume"]
+    done = subprocess.run([*veneer, *shlex.split(command)[1:]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert outcome(folder)["weights"] == outcome(tmp_path / "run")["weights"]
+    assert metrics(folder) == metrics(tmp_path / "run")
+
+
+def test_a_failed_write_of_a_checkpoint_leaves_the_one_before(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__checkpoint_every=4)
+    run(config)
+    failing = config.model_copy(update={"out": str(tmp_path / "failing")})
+    save = checkpoint.save_file
+
+    def save_until_full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        save(tensors, path)
+        if "step-00000008" in str(path):
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(checkpoint, "save_file", save_until_full)
+        run(failing)
+    assert sorted(path.name for path in (tmp_path / "failing" / "checkpoints").glob("step-*")) == ["step-00000000", "step-00000004"]
+    run(failing, resume=True)
+    assert outcome(tmp_path / "failing") == outcome(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["a flipped byte", "half a state.json", "no tensors"])
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    damage: str, tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__checkpoint_every=3, training__epochs=1)
+    run(config)
+    stopped = config.model_copy(update={"out": str(tmp_path / "stopped")})
+    _stop_at(8, stopped, monkeypatch)
+    newest = tmp_path / "stopped" / "checkpoints" / "step-00000008"
+    if damage == "a flipped byte":
+        content = bytearray((newest / "state.safetensors").read_bytes())
+        content[-10] ^= 1
+        (newest / "state.safetensors").write_bytes(content)
+    elif damage == "no tensors":
+        (newest / "state.safetensors").unlink()
+    else:
+        (newest / "state.json").write_bytes((newest / "state.json").read_bytes()[:200])
+    result = run(stopped, resume=True)
+    assert outcome(result.folder) == outcome(tmp_path / "run")
+
+
+def test_a_run_with_damaged_checkpoints_alone_says_so(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    _stop_at(2, config, monkeypatch)
+    for path in (tmp_path / "run" / "checkpoints").rglob("state.json"):
+        path.write_text("{", encoding="utf-8")
+    with pytest.raises(ResumeError, match=r"step-00000002 is damaged.*step-00000000 is damaged.*Fix: train again into another"):
+        run(config, resume=True)
+
+
+def test_a_run_killed_while_it_is_saved_goes_on(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the adapter's files and `veneer.json` of the run folder: `last/` is whole by then, the folder is not."""
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    run(config)
+    killed = config.model_copy(update={"out": str(tmp_path / "killed")})
+    replace = Path.replace
+
+    def stop(self: Path, target: Path) -> Path:
+        if self.name == "veneer.json" and target.parent.name == "killed":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match=r"To go on: veneer train --out .*killed --resume"):
+        patched.setattr(Path, "replace", stop)
+        run(killed)
+    assert (tmp_path / "killed" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "killed" / "veneer.json").exists()
+    run(killed, resume=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "run")
+    assert not (tmp_path / "killed" / ".writing").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once_and_can_be_resumed_even_before_the_first_step(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    run(config)
+    stopped = config.model_copy(update={"out": str(tmp_path / "stopped")})
+
+    def twice(self: Tracker, row: dict[str, Any]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match=r"^stopped\. To go on"):
+        patched.setattr(Tracker, "advance", twice)
+        run(stopped)
+    run(stopped, resume=True)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "run")
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "batch size": ({"training__batch_size": 6}, "configuration.training.batch_size: was 4, is 6"),
+    "batch plan": ({"training__batch_size": 6}, 'batch plan: was "shuffle-sort-shuffle window=50 batch_size=4'),
+    "seed": ({"seed": 7}, "configuration.seed: was 42, is 7"),
+    "learning rate": ({"training__learning_rate": 1e-3}, "configuration.training.learning_rate: was 0.005, is 0.001"),
+    "rank": ({"lora__rank": 2}, "configuration.lora.rank: was 4, is 2"),
+    "longest text": ({"data__max_length": 6}, "configuration.data.max_length: was 128, is 6"),
+    "label order": ({"data__label_names": ["good", "bad"]}, 'labels: was ["bad", "good"], is ["good", "bad"]'),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> RunConfig:
+    """A run stopped at its third step; no test finishes it."""
+    config = toy_config(tmp_path_factory.mktemp("stopped"), tiny_base("bert"), training__epochs=1)
+    with pytest.MonkeyPatch.context() as patched:
+        _stop_at(3, config, patched)
+    return config
+
+
+def _stop_at(step: int, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Tracker.advance
+
+    def interrupt(self: Tracker, row: dict[str, Any]) -> None:
+        advance(self, row)
+        if row["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(Tracker, "advance", interrupt)
+        run(config)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_configuration_is_refused_by_name_and_touches_nothing(name: str, stopped: RunConfig, tiny_base: Base) -> None:
+    changes, difference = CHANGES[name]
+    folder = Path(stopped.out or "")
+    before = _files(folder)
+    changed = toy_config(folder.parent, tiny_base("bert"), **{"training__epochs": 1} | changes)
+    with pytest.raises(ResumeError) as refusal:
+        run(changed, resume=True)
+    assert difference in str(refusal.value)
+    assert _files(folder) == before
+
+
+def test_other_data_another_base_and_another_place_of_either(stopped: RunConfig, tiny_base: Base, tmp_path: Path) -> None:
+    rows, dev = toy_rows(42), toy_rows(12, seed=1)
+    write_csv(tmp_path / "dev.csv", dev)
+    write_csv(tmp_path / "train.csv", [{**rows[0], "text": rows[0]["text"] + "s"}, *rows[1:]])
+    settings = {"training__epochs": 1, "out": stopped.out}
+    with pytest.raises(ResumeError, match=r'data\.train: was "[0-9a-f]+", is "[0-9a-f]+"'):
+        run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
+    write_csv(tmp_path / "train.csv", [{**rows[0], "label": "bad"}, *rows[1:]])
+    with pytest.raises(ResumeError, match=r'data\.train: was "'):
+        run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "dev.csv", dev[:-1])
+    with pytest.raises(ResumeError, match=r'data\.dev: was "'):
+        run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
+    write_csv(tmp_path / "dev.csv", dev)
+    with pytest.raises(ResumeError, match=r'base: was "sha256:'):
+        run(toy_config(tmp_path, tiny_base("electra"), **settings), resume=True)
+
+
+def test_the_same_data_elsewhere_and_other_checkpoints_resume(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    run(config)
+    stopped = config.model_copy(update={"out": str(tmp_path / "stopped")})
+    _stop_at(3, stopped, monkeypatch)
+    (tmp_path / "moved").mkdir()
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    (tmp_path / "stopped").rename(tmp_path / "moved" / "run")
+    moved = toy_config(tmp_path / "moved", tiny_base("bert"), training__epochs=1, training__checkpoint_every=2)
+    run(moved, resume=True)
+    weights = outcome(tmp_path / "moved" / "run")["weights"]
+    assert weights == outcome(tmp_path / "run")["weights"]
+
+
+def test_nothing_to_resume(tmp_path: Path, tiny_base: Base, stopped: RunConfig) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    with pytest.raises(ResumeError, match="holds no checkpoint to resume from"):
+        run(config, resume=True)
+    run(config)
+    with pytest.raises(ResumeError, match=r"holds a finished run: there is nothing to resume"):
+        run(config, resume=True)
+
+
+def test_a_checkpoint_of_another_format_is_refused(stopped: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
+    with pytest.raises(ResumeError, match="checkpoint format 1, this veneer reads 2"):
+        Checkpoints(Path(stopped.out or ""), {}).check()
+
+
+def test_checkpoints_hold_tensors_and_json_alone(stopped: RunConfig) -> None:
+    folders = sorted((Path(stopped.out or "") / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step-00000000", "step-00000003"]
+    assert sorted(path.name for path in folders[1].iterdir()) == ["state.json", "state.safetensors"]
+    state = json.loads((folders[1] / "state.json").read_text(encoding="utf-8"))
+    assert (state["progress"]["step"], state["progress"]["batch"], state["progress"]["texts"]) == (3, 3, 12)
+
