@@ -51,8 +51,10 @@ def labelled_texts(split: str, rows: int | None = None) -> Texts:
     progress(f"{path} is not there (VENEER_SHARED_DATA says where to look): the clinic messages stand in, with other lengths")
     with (Path(veneer.__file__).parent / "demo" / "clinic" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
-    labels = [row["primary"] for row in table]
-    return _texts(f"clinic messages {split}, {len(table[:rows]):,} rows", [row["text"] for row in table][:rows], labels[:rows], sorted(set(labels)))
+    names = sorted({row["primary"] for row in table})
+    chosen = table[:rows]
+    source = f"clinic messages {split}, {len(chosen):,} rows"
+    return _texts(source, [row["text"] for row in chosen], [row["primary"] for row in chosen], names)
 
 
 def _texts(source: str, texts: Sequence[str], labels: Sequence[str], names: Sequence[str]) -> Texts:

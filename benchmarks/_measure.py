@@ -94,6 +94,8 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pipe.close()  # it then ends by itself
+        self._process.join(10 if error is None else 1)
         self._process.terminate()
         self._process.join()
 
@@ -176,12 +178,12 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
     return [*names[first:], *names[:first]]
 
 
-def build_products(size: int = 2048, repeats: int = 6) -> tuple[Work, dict[str, Any]]:
+def build_products(device: str = "cpu", size: int = 2048, repeats: int = 6) -> tuple[Work, dict[str, Any]]:
     """A contestant that measures the machine: the best of `repeats` large matrix products, in FLOP/s, fp32 and bf16."""
     import torch
 
     operands = {
-        name: tuple(torch.randn(size, size).to(dtype) for _ in range(2))
+        name: tuple(torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     }
 
@@ -191,7 +193,9 @@ def build_products(size: int = 2048, repeats: int = 6) -> tuple[Work, dict[str, 
         for name, (a, b) in operands.items():
             for _ in range(repeats):
                 start = time.perf_counter()
-                torch.mm(a, b)
+                product = torch.mm(a, b)
+                if product.is_cuda:
+                    torch.cuda.synchronize()
                 best[name] = max(best[name], 2 * size**3 / (time.perf_counter() - start))
         return {**best, "seconds": time.perf_counter() - begin}
 
@@ -225,7 +229,8 @@ class Machine:
     def show(self) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return (
-            f"{self.processor}, {self.cores} cores, {self.threads} threads used, {self.memory_bytes / 2**30:.0f} GiB, {self.system}\n"
+            f"{self.processor}, {self.cores} cores, {self.threads} threads used, {self.memory_bytes / 2**30:.0f} GiB, "
+            f"{self.system}\n"
             f"instructions: {' '.join(self.flags) or 'unknown'}\n"
             f"load before: {self.load:.2f}\n"
             f"{versions}"
@@ -285,6 +290,7 @@ def start(flags: argparse.Namespace) -> Machine:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the libraries compared with, in the processes started
     machine = describe_machine(flags.threads)
     print(machine.show() + "\n", flush=True)
     if machine.load > 0.5:
@@ -295,11 +301,12 @@ def start(flags: argparse.Namespace) -> Machine:
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table, padded so that it reads as text too; the first column to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = [columns, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + " |"
-        for line in lines
-    )
+    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *others in [columns, ruler, *rows]:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def write_json(path: Path | None, machine: Machine, flags: argparse.Namespace, **results: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from _data import Texts
-from _measure import Sample, Work, progress
+from _measure import Sample, Spread, Work, markdown, progress
 from numpy.typing import NDArray
 
 BASE = "minilm"
@@ -49,7 +49,7 @@ class TrainerWay:
 
 
 def representative(sizes: Indices, count: int, seed: int) -> Indices:
-    """`count` indices into `sizes`, spread evenly over the order by size from a random start, shuffled; all, where there are less."""
+    """`count` indices into `sizes`, evenly spread over the order by size from a random start, shuffled; all where there are fewer."""
     rng = np.random.default_rng(seed)
     if count >= len(sizes):
         return rng.permutation(len(sizes))
@@ -66,6 +66,7 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
     """veneer's training loop as `veneer train` runs it: batching, steps, its log rows, one (tiny) evaluation, a checkpoint."""
     import torch
     from rich.console import Console
+
     from veneer import lora
     from veneer.bases import find_base, load_tokenizer
     from veneer.config import TrainingConfig
@@ -81,7 +82,9 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
 
     base, place = find_base(BASE), torch.device(device)
     precision = choose_precision("auto", place)
-    examples = [Example(text, None, (texts.labels[i],), row) for row, (text, i) in enumerate(zip(texts.texts, texts.ids, strict=True), 1)]
+    examples = [
+        Example(text, None, (texts.labels[i],), row) for row, (text, i) in enumerate(zip(texts.texts, texts.ids, strict=True), 1)
+    ]
     task, tokenizer = TASKS["single_label"], load_tokenizer(base)
     split = encode_split(examples, tokenizer, MAX_LENGTH, task, LabelSet(texts.labels))
     torch.manual_seed(0)
@@ -138,12 +141,15 @@ def build_trainer(texts: Texts, way: TrainerWay, device: str) -> tuple[Work, dic
     import transformers
     from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+
     from veneer.bases import find_base
 
     transformers.logging.disable_progress_bar()
     path = find_base(BASE).path
     tokenizer = AutoTokenizer.from_pretrained(path)
-    encoded = tokenizer(list(texts.texts), truncation=True, max_length=MAX_LENGTH, padding="max_length" if way.full_length else False)
+    encoded = tokenizer(
+        list(texts.texts), truncation=True, max_length=MAX_LENGTH, padding="max_length" if way.full_length else False
+    )
     dataset = Dataset.from_dict({**encoded, "label": list(texts.ids)})
     lengths = np.array([sum(mask) for mask in encoded["attention_mask"]], dtype=np.int64)
     model = _peft_model(path, len(texts.labels), way)
@@ -265,3 +271,45 @@ def best_batch_size(name: str, run: Any, sizes: Sequence[int]) -> tuple[int, dic
                 speeds[size] = max(speeds[size], sample["texts"] / sample["seconds"])
         progress(f"batch sizes of {name}: " + ", ".join(f"{size}: {speed:,.0f} texts/s" for size, speed in speeds.items()))
     return max(sizes, key=lambda size: speeds[size]), speeds
+
+
+def report(names: dict[str, str], samples: dict[str, list[Sample]], peaks: dict[str, float], facts: dict[str, Any]) -> None:
+    """Print a row a contestant, and how many times as fast those whose key begins with `veneer` are as the others."""
+    peak, work = max(peaks.values()), flops_per_token(facts)
+    print("matrix-product peak: " + ", ".join(f"{name} {flops / 1e9:,.0f} GFLOP/s" for name, flops in peaks.items()))
+    print(
+        f"work a token: forward 2N+2P, backward 2N+4P = {work / 1e6:.1f} MFLOP "
+        f"(N = {facts['frozen']:,} frozen, P = {facts['lora']:,} LoRA parameters of the adapted layers)\n"
+    )
+    columns = ["median (least–most) of rounds", "texts/s", "tokens/s, no padding", "padding", "tokens/text"]
+    columns += ["share of peak", "memory MiB"]
+    print(markdown(columns, [_row(names[key], some, work, peak) for key, some in samples.items()]) + "\n")
+    ours = [key for key in samples if key.startswith("veneer")]
+    others = [key for key in samples if key not in ours]
+    if ours and others:
+        lines = [[names[key], *(_ratio(samples[key], samples[other]) for other in others)] for key in ours]
+        print(markdown(["texts/s, times that of", *(f"({key})" for key in others)], lines))
+
+
+def _row(name: str, samples: Sequence[Sample], work: int, peak: float) -> list[str]:
+    tokens = sum(sample["tokens"] for sample in samples)
+    return [
+        name,
+        Spread.of(_speeds(samples)).show(),
+        Spread.of(_speeds(samples, "tokens")).show(),
+        f"{1 - tokens / sum(sample['places'] for sample in samples):.1%}",
+        f"{tokens / sum(sample['texts'] for sample in samples):.1f}",
+        Spread.of([speed * work / peak for speed in _speeds(samples, "tokens")]).show(".1%"),
+        f"{max(sample.get('device_bytes', sample['peak_bytes']) for sample in samples) / 2**20:,.0f}",
+    ]
+
+
+def _ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> str:
+    """Ratio of the medians, and the least and most of the rounds' own ratios."""
+    medians = Spread.of(_speeds(ours)).median / Spread.of(_speeds(theirs)).median
+    rounds = [one / other for one, other in zip(_speeds(ours), _speeds(theirs), strict=True)]
+    return f"{medians:.1f}× ({min(rounds):.1f}–{max(rounds):.1f})"
+
+
+def _speeds(samples: Sequence[Sample], what: str = "texts") -> list[float]:
+    return [sample[what] / sample["seconds"] for sample in samples]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,18 +14,16 @@ from _data import Texts, labelled_texts
 from _measure import (
     Contestant,
     Sample,
-    Spread,
     Worker,
     build_products,
     interleave,
-    markdown,
     parser,
     peak_flops,
     progress,
     start,
     write_json,
 )
-from _training import TrainerWay, best_batch_size, build_trainer, build_veneer, flops_per_token
+from _training import TrainerWay, best_batch_size, build_trainer, build_veneer, report
 
 PLAIN_BATCH = 32
 WAYS = {
@@ -57,7 +54,8 @@ def main() -> None:
         samples = interleave(workers, flags.rounds)
     peaks = peak_flops(samples.pop(PRODUCTS))
     names = {key: contestants[key].name for key in samples}
-    _report(texts, names, samples, peaks, facts)
+    print(f"{texts.source}; veneer: {facts['precision']} base, {facts['pooling']} pooling")
+    report(names, samples, peaks, facts)
     write_json(
         flags.json,
         machine,
@@ -89,7 +87,8 @@ def _veneer(flags: argparse.Namespace, texts: Texts, name: str, batch_size: int)
 
 
 def _trainer(texts: Texts, name: str, way: TrainerWay, count: int, batch_size: int) -> Contestant:
-    return Contestant(name, build_trainer, {"texts": texts, "way": way, "device": "cpu"}, {"count": count, "batch_size": batch_size})
+    arguments = {"texts": texts, "way": way, "device": "cpu"}
+    return Contestant(name, build_trainer, arguments, {"count": count, "batch_size": batch_size})
 
 
 def _sweep(flags: argparse.Namespace, texts: Texts) -> tuple[dict[str, int], dict[str, dict[int, float]]]:
@@ -110,14 +109,17 @@ def _sweep(flags: argparse.Namespace, texts: Texts) -> tuple[dict[str, int], dic
 
 
 def _contestants(flags: argparse.Namespace, texts: Texts, best: dict[str, int]) -> dict[str, Contestant]:
-    own, grouped = best["veneer*"], best["b"]
+    own, grouped, plain = best["veneer*"], best["b"], PLAIN_BATCH
+    settings = {
+        "a": (f"(a) PEFT + Trainer, fp32, batch {plain}", flags.slow_texts, plain),
+        "b": (f"(b) PEFT + Trainer, bf16, by length, batch {grouped} (its best)", flags.texts, grouped),
+        "b+": (f"(b+) as (b), base held in bf16, without its dropout, batch {grouped}", flags.texts, grouped),
+        "c": (f"(c) as (a), padded to 128, batch {plain}", max(plain, flags.slow_texts // 4), plain),
+    }
     all_of_them = {
-        "veneer": _veneer(flags, texts, f"veneer, batch {PLAIN_BATCH}", PLAIN_BATCH),
+        "veneer": _veneer(flags, texts, f"veneer, batch {plain}", plain),
         "veneer*": _veneer(flags, texts, f"veneer, batch {own} (its best)", own),
-        "a": _trainer(texts, f"(a) PEFT + Trainer, fp32, batch {PLAIN_BATCH}", WAYS["a"], flags.slow_texts, PLAIN_BATCH),
-        "b": _trainer(texts, f"(b) PEFT + Trainer, bf16, by length, batch {grouped} (its best)", WAYS["b"], flags.texts, grouped),
-        "b+": _trainer(texts, f"(b+) as (b), base held in bf16, without its dropout, batch {grouped}", WAYS["b+"], flags.texts, grouped),
-        "c": _trainer(texts, f"(c) as (a), padded to 128, batch {PLAIN_BATCH}", WAYS["c"], max(PLAIN_BATCH, flags.slow_texts // 4), PLAIN_BATCH),
+        **{key: _trainer(texts, name, WAYS[key], count, batch) for key, (name, count, batch) in settings.items()},
     }
     chosen = {key: contestant for key, contestant in all_of_them.items() if key in flags.only}
     if own == PLAIN_BATCH and "veneer" in chosen:
@@ -128,50 +130,6 @@ def _contestants(flags: argparse.Namespace, texts: Texts, best: dict[str, int]) 
 def _facts(flags: argparse.Namespace, texts: Texts) -> dict[str, Any]:
     with Worker(_veneer(flags, texts, "veneer", PLAIN_BATCH), flags.threads) as worker:
         return worker.facts
-
-
-def _report(
-    texts: Texts, names: dict[str, str], samples: dict[str, list[Sample]], peaks: dict[str, float], facts: dict[str, Any]
-) -> None:
-    peak, work = max(peaks.values()), flops_per_token(facts)
-    print(f"{texts.source}; veneer: {facts['precision']} base, {facts['pooling']} pooling")
-    print("matrix-product peak: " + ", ".join(f"{name} {flops / 1e9:,.0f} GFLOP/s" for name, flops in peaks.items()))
-    print(
-        f"work a token: forward 2N+2P, backward 2N+4P = {work / 1e6:.1f} MFLOP "
-        f"(N = {facts['frozen']:,} frozen, P = {facts['lora']:,} LoRA parameters of the adapted layers)\n"
-    )
-    rows = [_row(names[key], some, work, peak) for key, some in samples.items()]
-    columns = ["median (least–most) of rounds", "texts/s", "tokens/s, no padding", "padding", "tokens/text", "share of peak", "memory MiB"]
-    print(markdown(columns, rows) + "\n")
-    ours = [key for key in ("veneer", "veneer*") if key in samples]
-    others = [key for key in WAYS if key in samples]
-    if ours and others:
-        lines = [[names[key], *(_ratio(samples[key], samples[other]) for other in others)] for key in ours]
-        print(markdown(["texts/s, times that of", *(f"({key})" for key in others)], lines))
-
-
-def _row(name: str, samples: Sequence[Sample], work: int, peak: float) -> list[str]:
-    tokens = sum(sample["tokens"] for sample in samples)
-    return [
-        name,
-        Spread.of(_speeds(samples)).show(),
-        Spread.of(_speeds(samples, "tokens")).show(),
-        f"{1 - tokens / sum(sample['places'] for sample in samples):.1%}",
-        f"{tokens / sum(sample['texts'] for sample in samples):.1f}",
-        Spread.of([speed * work / peak for speed in _speeds(samples, "tokens")]).show(".1%"),
-        f"{max(sample['peak_bytes'] for sample in samples) / 2**20:,.0f}",
-    ]
-
-
-def _ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> str:
-    """Ratio of the medians, and the least and most of the rounds' own ratios."""
-    medians = Spread.of(_speeds(ours)).median / Spread.of(_speeds(theirs)).median
-    rounds = [one / other for one, other in zip(_speeds(ours), _speeds(theirs), strict=True)]
-    return f"{medians:.1f}× ({min(rounds):.1f}–{max(rounds):.1f})"
-
-
-def _speeds(samples: Sequence[Sample], what: str = "texts") -> list[float]:
-    return [sample[what] / sample["seconds"] for sample in samples]
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     if precision == "auto" and chosen.name != "fp32" and trains_base:
         chosen = Precision("fp32", "weights of the base were trained")
         model = _build(info, location, chosen)
-    _fill(folder, model, adapter)
+    _fill(folder, model, adapter, f"{len(info.labels)} labels")
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
@@ -252,16 +252,16 @@ def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> 
     )
 
 
-def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile) -> None:
+def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile, labels: str) -> None:
     try:
         lora.apply_adapter(model.network, adapter)
         share_inputs(model)
         if model.head is not None:
             model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
-        raise ArtifactError(f"{folder}: {error}") from None
+        raise ArtifactError(f"{folder}, {labels}: {error}") from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder / HEAD_FILE} does not fit the model: {' '.join(str(error).split())}") from None
+        raise ArtifactError(f"{folder / HEAD_FILE} does not fit {labels}: {' '.join(str(error).split())}") from None
 
 
 def _read_tree(folder: Path) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def _load(
     auto_class: Any, location: BaseLocation, config: PreTrainedConfig, dtype: torch.dtype, attention: str | None, **options: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
     _require_weights(location)
-    with _reading(location, "weights"), _quiet():
+    with _reading(location, "weights"), quiet():
         model, info = auto_class.from_pretrained(
             location.path,
             config=config,
@@ -310,7 +310,7 @@ def _reading(location: BaseLocation, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' load report and progress bar, for this block only."""
     verbosity = transformers_logging.get_verbosity()
     hook = transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True}))

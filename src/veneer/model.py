@@ -85,6 +85,8 @@ class Classifier(nn.Module):
         )
         for module in self._heads.values():
             module.float()
+            # BERT's encoder calls its pooler by itself too, with hidden states in the base's precision
+            module.register_forward_pre_hook(_in_float32)
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
         self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
@@ -156,6 +158,10 @@ class Classifier(nn.Module):
         """Names of the head's trained parameters, a subset of `trainable`."""
         prefixes = ("head.", *(f"network.{name}." for name in self._heads))
         return {name for name in self.trainable() if name.startswith(prefixes) and "lora_" not in name}
+
+
+def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.float() if isinstance(one, Tensor) else one for one in inputs)
 
 
 def build_classifier(
@@ -268,6 +274,20 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     share_inputs(model)
     model.train(model.training)
     return names
+
+
+def checkpoint_activations(model: Classifier) -> None:
+    """Compute the activations inside a layer again in the backward pass, which saves their memory.
+
+    Raises:
+        BaseError: the base's code cannot do so.
+    """
+    network: Any = model.network
+    if not network.supports_gradient_checkpointing:
+        raise BaseError(f"{model.config.model_type} cannot do gradient checkpointing. Fix: training.gradient_checkpointing: false")
+    # The name in older versions of transformers; newer ones warn of it.
+    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def share_inputs(model: Classifier) -> None:

@@ -51,7 +51,7 @@ def doctor() -> None:
         for line in lines:
             failed += line.good is False
             mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("·", "dim")}[line.good]
-            table.add_row(mark, line.what, Text(line.finding + (f". Fix: {line.fix}" if line.fix else "")))
+            table.add_row(mark, Text(line.what), Text(line.finding + (f". Fix: {line.fix}" if line.fix else "")))
     results().print(table)
     if failed:
         raise typer.Exit(1)
@@ -188,4 +188,4 @@ def _step(base: object) -> tuple[float, int, int]:
     optimizer.step()
     layers = lora.lora_layers(model.network)
     moved = sum(bool(layer.lora_B.any()) and bool(torch.isfinite(layer.lora_B).all()) for layer in layers.values())
-    return float(loss), moved, len(layers)
+    return float(loss.detach()), moved, len(layers)

@@ -18,7 +18,7 @@ from veneer.config import SHORT_FORMS, expand_short_forms, known_keys, parse_ass
 _HELP = known_keys()
 
 
-def _flag(name: str, panel: str, metavar: str | None = None) -> OptionInfo:
+def _flag(name: str, panel: str, metavar: str) -> OptionInfo:
     help_text = escape(_HELP[SHORT_FORMS[name]])  # a bracket in it is no markup
     option: OptionInfo = typer.Option(
         f"--{name.replace('_', '-')}", help=help_text, metavar=metavar, rich_help_panel=panel, show_default=False
@@ -34,15 +34,15 @@ Test = Annotated[str | None, _flag("test", _DATA, "FILE")]
 Text = Annotated[str | None, _flag("text", _DATA, "COLUMN")]
 Pair = Annotated[str | None, _flag("pair", _DATA, "COLUMN")]
 Label = Annotated[list[str] | None, _flag("label", _DATA, "COLUMN")]
-LabelSeparator = Annotated[str | None, _flag("label_separator", _DATA)]
+LabelSeparator = Annotated[str | None, _flag("label_separator", _DATA, "TEXT")]
 LabelNames = Annotated[str | None, _flag("label_names", _DATA, "FILE")]
 MaxLength = Annotated[int | None, _flag("max_length", _DATA, "N")]
-Encoding = Annotated[str | None, _flag("encoding", _DATA)]
+Encoding = Annotated[str | None, _flag("encoding", _DATA, "NAME")]
 
-Base = Annotated[str | None, _flag("base", _MODEL)]
-Task = Annotated[str | None, _flag("task", _MODEL)]
-Pooling = Annotated[str | None, _flag("pooling", _MODEL)]
-Preset = Annotated[str | None, _flag("preset", _MODEL)]
+Base = Annotated[str | None, _flag("base", _MODEL, "BASE")]
+Task = Annotated[str | None, _flag("task", _MODEL, "NAME")]
+Pooling = Annotated[str | None, _flag("pooling", _MODEL, "NAME")]
+Preset = Annotated[str | None, _flag("preset", _MODEL, "NAME")]
 Rank = Annotated[int | None, _flag("rank", _MODEL, "N")]
 Alpha = Annotated[float | None, _flag("alpha", _MODEL, "X")]
 Dropout = Annotated[float | None, _flag("dropout", _MODEL, "X")]
@@ -50,8 +50,8 @@ Dropout = Annotated[float | None, _flag("dropout", _MODEL, "X")]
 Epochs = Annotated[int | None, _flag("epochs", _TRAINING, "N")]
 BatchSize = Annotated[int | None, _flag("batch_size", _TRAINING, "N")]
 LearningRate = Annotated[float | None, _flag("learning_rate", _TRAINING, "X")]
-Precision = Annotated[str | None, _flag("precision", _TRAINING)]
-Metric = Annotated[str | None, _flag("metric", _TRAINING)]
+Precision = Annotated[str | None, _flag("precision", _TRAINING, "NAME")]
+Metric = Annotated[str | None, _flag("metric", _TRAINING, "NAME")]
 Out = Annotated[str | None, _flag("out", _TRAINING, "DIR")]
 Seed = Annotated[int | None, _flag("seed", _TRAINING, "N")]
 

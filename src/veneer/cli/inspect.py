@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,8 +47,6 @@ def inspect(
 
 def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifier:
     """The adapted model without weights."""
-    from pathlib import Path
-
     from veneer.artifact import read_info
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config

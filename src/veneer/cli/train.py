@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="configuration", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="RUN.yaml", help="configuration", show_default=False)] = None,
     train: flags.Train = None,
     dev: flags.Dev = None,
     test: flags.Test = None,
@@ -55,10 +55,9 @@ def train(
 
     console = results()
     for split, evaluation in result.evaluations.items():
-        console.print(f"\n[bold]{split}[/] ({evaluation.n:,} texts)")
-        print_evaluation(console, evaluation)
-    print_lines(console, "", f"Run folder: {result.folder}")
-    example = ["--text", "...", "--pair", "..."] if run.data.pair is not None else ["--text", "..."]
+        print_evaluation(console, evaluation, name=split)
+    print_lines(console, f"Run folder: {result.folder}")
+    example = ["--text", "your text", *(["--pair", "its pair"] if run.data.pair is not None else [])]
     commands: list[list[object]] = [
         ["veneer", "predict", result.folder, *example],
         ["veneer", "predict", result.folder, "--interactive"],

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from veneer import lora
 from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact
-from veneer.bases import BaseLocation, find_base, load_encoder, load_sequence_classifier, load_tokenizer
+from veneer.bases import BaseLocation, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
 from veneer.inference import compute_logits
@@ -105,7 +105,8 @@ def _write(folder: Path, loaded: Loaded) -> None:
     config.id2label = dict(enumerate(info.labels))
     config.label2id = {label: i for i, label in enumerate(info.labels)}
     config.problem_type = f"{info.task}_classification"
-    model.network.save_pretrained(folder)  # type: ignore[operator]
+    with quiet():
+        model.network.save_pretrained(folder)  # type: ignore[operator]
     loaded.tokenizer.model_max_length = info.max_length  # what longer texts were cut to
     loaded.tokenizer.save_pretrained(folder)
     if model.head is not None:
@@ -187,8 +188,9 @@ def _readme(info: ArtifactInfo) -> str:
         pooled = {"cls": "hidden[:, 0]", "last": "hidden[:, -1]", "mean": "hidden.mean(1)"}[info.pooling]
         body = _OUR_HEAD.replace("POOLED", pooled)
     decision = "every label above 0.5 is given" if multi_label else "the largest one is the label"
+    batch = "" if info.own_head else " The code is for one text: a padded batch is to be pooled without its padding."
     code = body.replace("TEXTS", texts).replace("ARGUMENTS", arguments).replace("CHANCES", chances)
-    return _README.format(base=info.base_id, code=code, decision=decision, labels=", ".join(info.labels))
+    return _README.format(base=info.base_id, code=code, decision=decision, batch=batch, labels=", ".join(info.labels))
 
 
 _README = """# A text classifier
@@ -198,8 +200,7 @@ A LoRA adapter merged into `{base}` by veneer. Labels: {labels}. From this folde
 ```python
 {code}```
 
-The result is a probability a label; {decision}. A text at a time needs no mask; pad a batch with `attention_mask`, and pool
-without the padding.
+The result is a probability a label; {decision}.{batch}
 """
 
 _FAMILY_HEAD = """import torch

@@ -24,14 +24,13 @@ def dropout_mask(rows: int, width: int, p: float, *, device: torch.device, dtype
         return torch.empty(rows, width, device=device, dtype=dtype).bernoulli_(1.0 - p).div_(1.0 - p)
     size = rows * width
     bank = _bank(round(p * 65536), dtype)
-    places = (len(bank) - size) // _ALIGN
-    if places < 1:  # a batch larger than the bank: tile it from several offsets
+    if 2 * size > len(bank):  # one window would leave few offsets to choose from: tile it from several
         half = rows // 2
         if half == 0:
             return torch.empty(rows, width, dtype=dtype).bernoulli_(1.0 - p).div_(1.0 - p)
         parts = [dropout_mask(part, width, p, device=device, dtype=dtype) for part in (half, rows - half)]
         return torch.cat(parts)
-    offset = int(torch.randint(places, ())) * _ALIGN
+    offset = int(torch.randint((len(bank) - size) // _ALIGN, ())) * _ALIGN
     return bank[offset : offset + size].view(rows, width)
 
 

@@ -199,8 +199,9 @@ class _GroupedAttention(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = [torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) for _ in range(3)]
+        saved = ctx.saved_tensors  # once: under gradient checkpointing a second look raises
         for number, runs in enumerate(ctx.groups):
-            queries, keys, values, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
+            queries, keys, values, weights = saved[4 * number : 4 * number + 4]
             grad_out = _gather(grad, runs)
             _scatter(torch.bmm(weights.transpose(1, 2), grad_out), runs, grads[2])
             grad_weights = torch.bmm(grad_out, values.transpose(1, 2))

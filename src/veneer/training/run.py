@@ -29,7 +29,7 @@ from veneer.evaluation.plots import plot_curves
 from veneer.evaluation.report import RunFacts, build_report
 from veneer.inference import compute_logits
 from veneer.labels import LabelSet
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier
+from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
 from veneer.packing import describe_plan
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
@@ -166,7 +166,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
     adapt(model, plan)
     model.to(device)
     if config.training.gradient_checkpointing:
-        model.network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        checkpoint_activations(model)
     resolved = config.model_copy(
         update={
             "task": task.name,

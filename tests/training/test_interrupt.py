@@ -1,0 +1,49 @@
+"""Ctrl-C: the first one asks, the second one stops, and afterwards it is as before."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from veneer.training.interrupt import Interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks(number: signal.Signals) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    with Interrupt() as interrupt:
+        assert not interrupt.asked
+        signal.raise_signal(number)
+        assert interrupt.asked
+        assert {one: signal.getsignal(one) for one in before} == before
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+def test_the_second_one_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupt():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_put_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="x"), Interrupt():
+        assert signal.getsignal(signal.SIGINT) != before
+        raise ValueError("x")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    """Where Python lets nobody set a handler, training still runs."""
+    seen: list[bool] = []
+
+    def work() -> None:
+        with Interrupt() as interrupt:
+            seen.append(interrupt.asked)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
