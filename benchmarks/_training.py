@@ -49,7 +49,7 @@ class TrainerWay:
 
 
 def representative(sizes: Indices, count: int, seed: int) -> Indices:
-    """`count` indices into `sizes`, evenly spread over the order by size from a random start, shuffled; all where there are fewer."""
+    """`count` indices into `sizes` (all, where there are fewer): evenly spread over the order by size, then shuffled."""
     rng = np.random.default_rng(seed)
     if count >= len(sizes):
         return rng.permutation(len(sizes))

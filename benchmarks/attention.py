@@ -48,20 +48,20 @@ def _kernels(length: int) -> dict[str, Callable[[], object]]:
     """Forward and backward by each kernel, on texts of one length: the best case for torch's, which then need no padding."""
     texts = TOKENS // length
     segments = Segments.of([length] * texts)
-    packed = [torch.randn(1, HEADS, texts * length, WIDTH, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
-    batched = [torch.randn(texts, HEADS, length, WIDTH, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    packed = q, k, v = _inputs(1, HEADS, texts * length, WIDTH)
+    batched = _inputs(texts, HEADS, length, WIDTH)
     module = torch.nn.Identity()
     grad_packed = torch.randn(1, texts * length, HEADS, WIDTH, dtype=torch.bfloat16)
     grad_batched = torch.randn(texts, HEADS, length, WIDTH, dtype=torch.bfloat16)
 
     def ours() -> object:
-        out, _ = packed_attention(module, *packed, None, segments=segments)
+        out, _ = packed_attention(module, q, k, v, None, segments=segments)
         return torch.autograd.grad(out, packed, grad_packed)
 
     def theirs(backend: SDPBackend) -> Callable[[], object]:
         def run() -> object:
             with sdpa_kernel(backend):
-                out = scaled_dot_product_attention(*batched)
+                out = scaled_dot_product_attention(batched[0], batched[1], batched[2])
             return torch.autograd.grad(out, batched, grad_batched)
 
         return run
@@ -72,6 +72,11 @@ def _kernels(length: int) -> dict[str, Callable[[], object]]:
         "math kernel": theirs(SDPBackend.MATH),
         "plain products": lambda: torch.autograd.grad(_plain(*batched), batched, grad_batched),
     }
+
+
+def _inputs(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    return q, k, v
 
 
 def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

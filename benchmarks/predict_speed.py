@@ -5,6 +5,7 @@ See README.md beside this file for what is compared and how to read the table.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -19,12 +20,12 @@ from _measure import Contestant, Sample, Spread, Work, Worker, interleave, markd
 
 BATCH = 32
 MAX_LENGTH = 128
-Predict = Callable[[Sequence[str]], list[int]]  # texts -> ids of their labels
+Predict = Callable[[Sequence[str]], list[str]]  # texts -> their labels
 
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--train-rows", type=int, default=3000, help="rows the classifier is trained on, for one epoch")
+    flags.add_argument("--train-rows", type=int, default=8000, help="rows the classifier is trained on, for one epoch")
     flags.add_argument("--rows", type=int, default=None, help="texts to predict; all of the dev file by default")
     options = flags.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -77,13 +78,14 @@ def build_predictor(
 ) -> tuple[Work, dict[str, Any]]:
     """A contestant that labels all texts once a round, and is held to the float32 model's labels."""
     predict = way(folder, **arguments)
-    expected, truth = np.load(folder / "expected.npy"), np.array(texts.ids)
+    expected = np.array(json.loads((folder / "expected.json").read_text(encoding="utf-8")))
+    truth = np.array([texts.labels[i] for i in texts.ids])
 
     def work(seed: int) -> Sample:
         begin = time.perf_counter()
-        ids = predict(texts.texts)
+        labels = predict(texts.texts)
         seconds = time.perf_counter() - begin
-        found = np.array(ids)
+        found = np.array(labels)
         return {
             "seconds": seconds,
             "texts": len(texts),
@@ -101,9 +103,7 @@ def veneer_predictor(folder: Path, merged: bool) -> Predict:
     predictor = veneer.load(folder / "run")
     if merged:
         predictor.merge()
-    ids = {label: i for i, label in enumerate(predictor.info.labels)}
-
-    return lambda texts: [ids[prediction.labels[0]] for prediction in predictor.predict(list(texts))]
+    return lambda texts: [prediction.labels[0] for prediction in predictor.predict(list(texts))]
 
 
 def pipeline_predictor(folder: Path, batch_size: int) -> Predict:
@@ -111,12 +111,11 @@ def pipeline_predictor(folder: Path, batch_size: int) -> Predict:
     import torch
     from transformers import pipeline
 
-    classify = pipeline("text-classification", model=str(folder / "merged"), dtype=torch.float32, device="cpu")
-    ids = classify.model.config.label2id
+    classify: Any = pipeline("text-classification", model=str(folder / "merged"), dtype=torch.float32, device="cpu")
 
-    def predict(texts: Sequence[str]) -> list[int]:
+    def predict(texts: Sequence[str]) -> list[str]:
         answers = classify(list(texts), batch_size=batch_size, truncation=True, max_length=MAX_LENGTH)
-        return [ids[answer["label"]] for answer in answers]
+        return [answer["label"] for answer in answers]
 
     return predict
 
@@ -124,9 +123,8 @@ def pipeline_predictor(folder: Path, batch_size: int) -> Predict:
 def sorted_predictor(folder: Path) -> Predict:
     """What a careful user of transformers writes: bf16, texts sorted by length, padded to the longest of each batch."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(folder / "merged", dtype=torch.bfloat16).eval()
 
     @torch.inference_mode()
@@ -134,38 +132,47 @@ def sorted_predictor(folder: Path) -> Predict:
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         return model(**tensors).logits.float().numpy()  # type: ignore[no-any-return]
 
-    return lambda texts: _in_sorted_batches(tokenizer, texts, run)
+    return _in_sorted_batches(folder / "merged", run)
 
 
 def onnx_predictor(folder: Path, threads: int) -> Predict:
     """ONNX Runtime on the merged model with dynamically quantised int8 weights, texts sorted by length."""
     import onnxruntime
-    from transformers import AutoTokenizer
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     # its threads would go on spinning for work while other contestants run
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(folder / "int8.onnx"), settings, providers=["CPUExecutionProvider"])
-    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
     names = [given.name for given in session.get_inputs()]
 
     def run(batch: dict[str, Any]) -> np.ndarray[Any, Any]:
         return session.run(None, {name: batch[name] for name in names})[0]  # type: ignore[no-any-return]
 
-    return lambda texts: _in_sorted_batches(tokenizer, texts, run)
+    return _in_sorted_batches(folder / "merged", run)
 
 
-def _in_sorted_batches(tokenizer: Any, texts: Sequence[str], run: Callable[[dict[str, Any]], np.ndarray[Any, Any]]) -> list[int]:
-    """The label of each text, in their order; `run` takes a padded batch to `[N, C]` logits."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)
-    order = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
-    ids = np.zeros(len(texts), np.int64)
-    for first in range(0, len(order), BATCH):
-        chosen = order[first : first + BATCH]
-        rows = {name: [encoded[name][i] for i in chosen] for name in encoded}
-        ids[chosen] = run(dict(tokenizer.pad(rows, return_tensors="np"))).argmax(-1)
-    return ids.tolist()
+def _in_sorted_batches(merged: Path, run: Callable[[dict[str, Any]], np.ndarray[Any, Any]]) -> Predict:
+    """A loop over batches of texts of like length with the merged checkpoint's tokenizer and label names.
+
+    Args:
+        run: takes a padded batch of N texts to `[N, C]` logits.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer, names = AutoTokenizer.from_pretrained(merged), AutoConfig.from_pretrained(merged).id2label
+
+    def predict(texts: Sequence[str]) -> list[str]:
+        encoded = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)
+        order = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
+        ids = np.zeros(len(texts), np.int64)
+        for first in range(0, len(order), BATCH):
+            chosen = order[first : first + BATCH]
+            rows = {name: [encoded[name][i] for i in chosen] for name in encoded}
+            ids[chosen] = run(dict(tokenizer.pad(rows, return_tensors="np"))).argmax(-1)
+        return [names[i] for i in ids.tolist()]
+
+    return predict
 
 
 def build_maker(train: Texts, folder: Path) -> tuple[Work, dict[str, Any]]:
@@ -193,14 +200,14 @@ def _make(train: Texts, texts: Texts, folder: Path) -> Sample:
     _merge(folder)
     progress("exporting to ONNX")
     model = AutoModelForSequenceClassification.from_pretrained(folder / "merged", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
-    _export(model, tokenizer, folder)
+    _export(model, AutoTokenizer.from_pretrained(folder / "merged"), folder)
 
     @torch.inference_mode()
     def run(batch: dict[str, Any]) -> np.ndarray[Any, Any]:
         return model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()  # type: ignore[no-any-return]
 
-    np.save(folder / "expected.npy", np.array(_in_sorted_batches(tokenizer, texts.texts, run)))
+    expected = _in_sorted_batches(folder / "merged", run)(texts.texts)
+    (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
     return {"seconds": time.perf_counter() - begin}
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_runs import run, toy_config
 
 import veneer
+from toy_runs import run, toy_config
 from veneer.artifact import load_artifact, read_info, save_artifact, write_text
 from veneer.errors import ArtifactError, BaseError
 
@@ -178,7 +178,8 @@ def test_values_that_veneer_does_not_write_are_refused(name: str, folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("{", "cannot read"), ("[1]", "holds a list"), ("\x00\x00", "cannot read"), ('{"a": 1}', "format version None")]
+    ("content", "said"),
+    [("{", "cannot read"), ("[1]", "holds a list"), ("\x00\x00", "cannot read"), ('{"a": 1}', "format version None")],
 )
 def test_a_veneer_json_that_is_none_is_refused(content: str, said: str, folder: Path) -> None:
     (folder / "veneer.json").write_text(content, encoding="utf-8")
@@ -233,9 +234,10 @@ def test_saving_again_over_a_folder_is_whole_or_unfinished(folder: Path, monkeyp
         moved.append(self.name)
         return replace(self, target)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", stop)
-        save_artifact(folder, loaded.model, loaded.tokenizer, loaded.info)
+        with pytest.raises(KeyboardInterrupt):
+            save_artifact(folder, loaded.model, loaded.tokenizer, loaded.info)
     assert not (folder / "veneer.json").exists()
     save_artifact(folder, loaded.model, loaded.tokenizer, loaded.info)
     assert read_info(folder) == loaded.info
@@ -248,9 +250,10 @@ def test_a_small_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", fail)
-        write_text(path, "new, and longer")
+        with pytest.raises(OSError, match="No space"):
+            write_text(path, "new, and longer")
     assert path.read_text(encoding="utf-8") == "old"
     write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "new"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_runs import run, toy_config, toy_rows, write_csv
 
 import veneer
+from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer.data import encode
 from veneer.errors import DataError, InputError
 from veneer.inference import compute_logits
@@ -118,7 +118,9 @@ def test_multi_label_decisions(multi: Path) -> None:
             predictor.loaded.model.network.classifier.bias.sub_(shift)  # type: ignore[union-attr, operator]
         assert {len(prediction.labels) for prediction in predictions} == {count}
     for prediction in predictor.predict(TEXTS):
-        wanted = sorted((name for name in prediction.scores if prediction.scores[name] > 0.5), key=lambda n: -prediction.scores[n])
+        wanted = sorted(
+            (name for name in prediction.scores if prediction.scores[name] > 0.5), key=lambda n: -prediction.scores[n]
+        )
         assert list(prediction.labels) == wanted
 
 
@@ -149,7 +151,9 @@ def test_minilm_from_its_package(tmp_path: Path) -> None:
     assert result.evaluations["dev"].metrics["accuracy"].value == 1.0
     predictor = veneer.load(result.folder, precision="fp32")
     assert (predictor.info.pooling, predictor.info.own_head, predictor.info.base) == ("mean", False, "minilm")
-    assert [prediction.labels[0] for prediction in predictor.predict([row["text"] for row in rows])] == [row["label"] for row in rows]
+    assert [prediction.labels[0] for prediction in predictor.predict([row["text"] for row in rows])] == [
+        row["label"] for row in rows
+    ]
     model, tokenizer = predictor.loaded.model, predictor.loaded.tokenizer
     alone = compute_logits(model, encode(tokenizer, ["a great film"], None, 16))
     torch.testing.assert_close(alone, predictor.logits(["dull", "a great film"])[1:], atol=1e-4, rtol=1e-4)

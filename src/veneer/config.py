@@ -7,7 +7,7 @@ unknown keys. `SHORT_FORMS` maps a command-line flag or a keyword of `veneer.tra
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from veneer.errors import ConfigError
 
 Column = str | int
+LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
 CONFIG_FILE = "config.yaml"  # of a run folder
@@ -53,7 +54,9 @@ class DataConfig(Section):
     pair: Column | None = Field(None, description="column of the second text of a pair")
     label: Column | list[Column] = Field("label", description="column or columns of the labels")
     label_separator: str | None = Field(None, min_length=1, description="what separates several labels in one cell")
-    label_names: str | list[str] | None = Field(None, description="names of the label ids: a file with one a line, or a list")
+    label_names: str | list[LabelName] | None = Field(
+        None, description="names of the label ids: a file with one a line, or a list"
+    )
     dev_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training file split off when there is no dev file")
     test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training file split off when there is no test file")
     max_length: int = Field(128, ge=4, description="longest text in tokens, special tokens included; longer ones are cut")
@@ -94,7 +97,7 @@ class TrainingConfig(Section):
         16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(None, description="balanced, or a weight a label")
+    class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(None, description="balanced, or a weight a label")
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     evaluate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
@@ -128,7 +131,7 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """The configuration as `config.yaml` holds it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_NumberDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 SHORT_FORMS: dict[str, str] = {
@@ -181,7 +184,7 @@ def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        problems = [_describe(item) for item in error.errors()]
+        problems = _describe(error.errors())
         raise ConfigError(where + "configuration cannot be used\n  " + "\n  ".join(problems)) from None
 
 
@@ -250,11 +253,16 @@ class _NumberLoader(yaml.SafeLoader):
     """YAML's safe loader that also reads `5e-4` as a number (YAML 1.1 wants `5.0e-4`)."""
 
 
-_NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _NumberDumper(yaml.SafeDumper):
+    """YAML's safe dumper that quotes the strings `_NumberLoader` would read as numbers."""
+
+
+for _side in (_NumberLoader, _NumberDumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -298,20 +306,30 @@ def _apply_preset(tree: dict[str, Any]) -> None:
             tree[section].setdefault(name, value)
 
 
-def _describe(item: Any) -> str:
-    location = [str(part) for part in item["loc"] if not str(part).startswith(("literal[", "list[", "dict[", "function"))]
-    key = ".".join(location)
-    if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggest(key)}"
-    value = repr(item["input"])
+def _describe(errors: Sequence[Any]) -> list[str]:
+    """One line a key: pydantic reports each form that a value could have had by itself."""
+    keys = known_keys()
+    found: dict[str, list[Any]] = {}
+    for item in errors:
+        parts = [str(part) for part in item["loc"]]
+        found.setdefault(".".join(parts[: 1 if parts[0] in keys else 2]), []).append(item)
+    return [_describe_key(key, sorted(items, key=lambda item: len(item["loc"])), keys) for key, items in found.items()]
+
+
+def _describe_key(key: str, items: list[Any], keys: Mapping[str, str]) -> str:
+    value = repr(items[0]["input"])
     shown = value if len(value) < 60 else value[:57] + "..."
-    meaning = known_keys().get(".".join(location[:2])) or known_keys().get(location[0]) if location else None
-    return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, not {shown}" + (f" ({meaning})" if meaning else "")
+    if items[0]["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggest(key)}"
+    if items[0]["type"] == "model_type":
+        return f"{key}: is a section with keys of its own, not {shown}"
+    messages = dict.fromkeys(f"{item['msg'][0].lower()}{item['msg'][1:]}" for item in items)
+    return f"{key}: {', or '.join(messages)}, not {shown}" + (f" ({keys[key]})" if key in keys else "")
 
 
 def _suggest(key: str) -> str:
     keys = list(known_keys())
-    near = get_close_matches(key, keys, n=1, cutoff=0.5)
-    if not near:  # the right name in the wrong section
-        near = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    name = key.rpartition(".")[2]
+    near = [known for known in keys if known.rpartition(".")[2] == name][:1]  # the right name in the wrong section
+    near = near or get_close_matches(key, [*keys, *(known.partition(".")[0] for known in keys)], n=1, cutoff=0.5)
     return f". Did you mean '{near[0]}'?" if near else f". Known keys: {', '.join(keys)}"

@@ -89,7 +89,9 @@ class Classifier(nn.Module):
             module.register_forward_pre_hook(_in_float32)
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
-        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        takes = inspect.signature(self.encoder.forward).parameters
+        self._takes_types = "token_type_ids" in takes and not is_causal(config)  # GPT-2 would add the embedding of word 0
+        self._takes_cache = "use_cache" in takes
         self.train(False)
 
     @property
@@ -115,19 +117,15 @@ class Classifier(nn.Module):
 
     def _hidden(self, batch: Batch) -> Tensor:
         """`[T, H]` hidden states, texts end to end, whichever way the base ran."""
-        types = batch.type_ids if self._takes_types else None
+        # Without it a causal base keeps every layer's keys and values for words to come.
+        arguments: dict[str, Any] = {"use_cache": False} if self._takes_cache else {}
+        if self._takes_types:
+            arguments["token_type_ids"] = batch.type_ids.view(-1, batch.ids.shape[-1])  # [1, T] or [N, L]
         if isinstance(batch, PackedBatch):
-            arguments = {"input_ids": batch.ids[None], "position_ids": batch.positions[None], "segments": batch.segments}
-            if types is not None:
-                arguments["token_type_ids"] = types[None]
-            if self.plan.pooling == "last" and self.config.model_type != "xlnet":
-                arguments["use_cache"] = False
+            arguments |= {"input_ids": batch.ids[None], "position_ids": batch.positions[None], "segments": batch.segments}
             hidden: Tensor = self.encoder(**arguments).last_hidden_state
             return hidden[0]
-        arguments = {"input_ids": batch.ids, "attention_mask": batch.mask}
-        if types is not None:
-            arguments["token_type_ids"] = types
-        padded: Tensor = self.encoder(**arguments).last_hidden_state
+        padded: Tensor = self.encoder(input_ids=batch.ids, attention_mask=batch.mask, **arguments).last_hidden_state
         return padded[batch.mask.bool()]
 
     def batch(self, texts: EncodedTexts, indices: Sequence[int]) -> Batch:
@@ -226,7 +224,7 @@ def _missing_head(network: Any, base: BaseLocation) -> tuple[str, ...]:
     }
     files = weight_files(base.path)
     if not files:
-        return tuple(name for name in shapes if name.split(".")[0].endswith(("classifier", "score")))
+        return tuple(name for name in shapes if name.split(".")[0].endswith(tuple(OUTPUT_LAYERS)))  # pre_classifier too
     stored: dict[str, list[int]] = {}
     for file in files:
         try:
@@ -284,7 +282,9 @@ def checkpoint_activations(model: Classifier) -> None:
     """
     network: Any = model.network
     if not network.supports_gradient_checkpointing:
-        raise BaseError(f"{model.config.model_type} cannot do gradient checkpointing. Fix: training.gradient_checkpointing: false")
+        raise BaseError(
+            f"{model.config.model_type} cannot do gradient checkpointing. Fix: training.gradient_checkpointing: false"
+        )
     # The name in older versions of transformers; newer ones warn of it.
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -316,7 +316,9 @@ def test_layers_of_different_shape_cannot_share() -> None:
 PACK = [3, 3, 1, 18, 16, 5]  # runs of one length, two lengths in one group, a full group, and a window's edge inside one
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, causal: bool, window: int | None) -> Tensor:
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, causal: bool, window: int | None
+) -> Tensor:
     outputs = []
     for queries, keys, values in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
         scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale

@@ -75,7 +75,9 @@ def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -
     assert first.keys() == second.keys() != set()
     for name, gradient in first.items():
         scale = float(second[name].abs().max())
-        torch.testing.assert_close(gradient, second[name], rtol=1e-4, atol=1e-5 * max(1.0, scale), msg=lambda text, n=name: n + text)
+        torch.testing.assert_close(
+            gradient, second[name], rtol=1e-4, atol=1e-5 * max(1.0, scale), msg=lambda text, n=name: n + text
+        )
 
 
 @pytest.mark.parametrize("family", PACKS)

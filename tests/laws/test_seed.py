@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from toy_runs import adapter, outcome, run, toy_config, toy_rows, write_csv
 
 

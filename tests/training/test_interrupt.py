@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 
@@ -22,16 +23,18 @@ def test_the_first_signal_asks(number: signal.Signals) -> None:
 
 
 def test_the_second_one_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupt():
+    with Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert interrupt.asked
 
 
 def test_handlers_are_put_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError, match="x"), Interrupt():
+    with contextlib.suppress(ValueError), Interrupt():
         assert signal.getsignal(signal.SIGINT) != before
-        raise ValueError("x")
+        raise ValueError
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_runs import toy_config, toy_rows, write_csv
 
+from toy_runs import toy_config, toy_rows, write_csv
 from veneer.errors import ConfigError, DataError
 from veneer.training.prepare import Material, columns_of, read_material
 
@@ -25,7 +25,7 @@ def write_json(path: Path, rows: list[dict[str, Any]]) -> str:
 def test_one_report_of_all_problems_of_all_files(tmp_path: Path) -> None:
     rows = toy_rows(8)
     write_csv(tmp_path / "train.csv", [*rows, {"text": "", "label": "good"}, {"text": "why", "label": ""}])
-    write_csv(tmp_path / "dev.csv", [*toy_rows(3, seed=1), {"text": "how", "label": "gud"}])
+    write_csv(tmp_path / "dev.csv", [*toy_rows(3, seed=1), {"text": "how", "label": "goood"}])
     write_csv(tmp_path / "test.csv", [{"text": " ", "label": "bad"}, rows[0]])
     with pytest.raises(DataError) as refused:
         material(tmp_path, data__test=str(tmp_path / "test.csv"))
@@ -33,7 +33,7 @@ def test_one_report_of_all_problems_of_all_files(tmp_path: Path) -> None:
     assert said.startswith("4 errors")
     for place in ("train.csv, row 9", "train.csv, row 10", "dev.csv, row 4", "test.csv, row 1"):
         assert place in said
-    assert "'good'" in said  # the nearest label to 'gud'
+    assert "'good'" in said  # the nearest label to 'goood'
     assert "train-test-duplicates" in said
 
 
@@ -77,7 +77,9 @@ def test_the_task_is_that_of_the_file(tmp_path: Path) -> None:
 
 def test_several_labels_or_none_in_a_single_label_task_are_in_the_report(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": [row["label"]]} for row in toy_rows(8)]
-    train = write_json(tmp_path / "train.json", [*rows, {"text": "both", "label": ["good", "bad"]}, {"text": "", "label": ["good"]}])
+    train = write_json(
+        tmp_path / "train.json", [*rows, {"text": "both", "label": ["good", "bad"]}, {"text": "", "label": ["good"]}]
+    )
     dev = write_json(tmp_path / "dev.json", [*rows[:2], {"text": "neither", "label": []}])
     with pytest.raises(DataError) as refused:
         material(tmp_path, data__train=train, data__dev=dev, task="single_label")

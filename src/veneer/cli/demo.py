@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from veneer.evaluation.metrics import Evaluation, Interval
     from veneer.predictor import Prediction
 
-COMPARED = ("macro_f1", "micro_f1", "subset_accuracy")
+COMPARED = {"macro_f1": "macro F1", "micro_f1": "micro F1", "subset_accuracy": "all labels right"}
 
 
 def demo(
@@ -50,15 +51,13 @@ def demo(
 
 
 def _comparison(ours: Evaluation, baseline: Evaluation) -> Table:
-    from veneer.evaluation.tables import NAMES
-
     title = f"Scores on {ours.n} test messages, 95 % intervals"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("veneer", justify="right", style="green")
     table.add_column("TF-IDF + logistic regression", justify="right")
-    for name in COMPARED:
-        table.add_row(NAMES[name], _interval(ours.metrics[name]), _interval(baseline.metrics[name]))
+    for name, shown in COMPARED.items():
+        table.add_row(shown, _interval(ours.metrics[name]), _interval(baseline.metrics[name]))
     return table
 
 
@@ -68,5 +67,5 @@ def _interval(score: Interval) -> str:
 
 def _show(console: Console, message: str, prediction: Prediction) -> None:
     labels = ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "no label"
-    console.print(Text(f"  {message}"))
-    console.print(Text(f"    → {labels}", "green"))
+    console.print(Padding(Text(message), (0, 2)))
+    console.print(Padding(Text(f"→ {labels}", "green"), (0, 4)))

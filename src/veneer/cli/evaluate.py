@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from veneer.cli import flags
 from veneer.cli.output import messages, print_json, print_lines, progress_bar, results
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from veneer.evaluation.metrics import Evaluation
     from veneer.predictor import Predictor
 
-DataFile = Annotated[
-    str, typer.Option("--data", metavar="FILE", help="labelled file, or hub:NAME[/SUBSET]\\[:SPLIT]", show_default=False)
-]
+_DATA_HELP = escape("labelled file, or hub:NAME[/SUBSET][:SPLIT]")
+DataFile = Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA_HELP, show_default=False)]
 
 
 def evaluate(
@@ -41,7 +41,8 @@ def evaluate(
     from veneer.cli.scores import print_evaluation
     from veneer.predictor import load
 
-    predictor = load(folder, base=base)
+    with messages().status("loading the model"):
+        predictor = load(folder, base=base)
     given = flags.overrides_of({name: value for name, value in context.params.items() if name != "base"})
     config = run_config(folder, given)
     if config.data.label_names is not None and "data.label_names" not in given:

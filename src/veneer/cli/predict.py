@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.cli import flags
-from veneer.cli.output import print_json, print_lines, progress_bar, results
+from veneer.cli.output import messages, print_json, print_lines, progress_bar, results
 from veneer.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def predict(
 
     if out is not None:
         prediction_file.check_target(out, file, force)
-    predictor = load(folder, base=base)
+    with messages().status("loading the model"):
+        predictor = load(folder, base=base)
     if interactive:
         return _talk(predictor)
     if file is not None:

@@ -56,7 +56,7 @@ def lora_linear_group(x: Tensor, layers: tuple[Factors, ...], mask: Tensor | Non
     first = layers[0]
     shape = _Shape(len(layers), first.a.shape[0], first.scale, first.transposed)
     flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
-    outputs: tuple[Tensor, ...] = _FusedGroup.apply(x, mask, shape, *flat)
+    outputs: tuple[Tensor, ...] = _FusedGroup.apply(x, mask, shape, *flat)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -125,7 +125,7 @@ def _joined(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
 
 def _columns(low: Tensor, shape: _Shape) -> tuple[Tensor, ...]:
     """`[T, Σr]` -> a layer's `[T, r]` each."""
-    return (low,) if shape.count == 1 else low.split(shape.rank, dim=1)
+    return (low,) if shape.count == 1 else low.split(shape.rank, dim=1)  # type: ignore[no-untyped-call]
 
 
 def _as_trained(grad: Tensor) -> Tensor:

@@ -92,5 +92,5 @@ def _plain(layer: LoraLinear) -> nn.Module:
         else:
             plain = layer.plain_type(layer.in_features, layer.out_features)
     plain.weight = layer.weight
-    plain.bias = layer.bias
+    plain.bias = layer.bias  # type: ignore[assignment]
     return plain.train(layer.training)

@@ -23,7 +23,7 @@ from veneer.packing.batch import Segments
 
 PACKED_ATTENTION = "veneer_packed"
 _ROW = 16  # float32 numbers in a 512-bit register
-# Finite, so that a row of padding that sees nothing but padding through a window gives no NaN, which the backward pass would spread.
+# Finite: a row of padding may see nothing but padding through a window, and its NaN would spread in the backward pass.
 _HIDDEN = torch.finfo(torch.float32).min
 
 
@@ -75,7 +75,8 @@ def packed_attention(
     if k.shape[1] != q.shape[1]:
         repeats = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-    return _GroupedAttention.apply(q, k, v, segments, scale, causal, sliding_window).unsqueeze(0), None
+    out: Tensor = _GroupedAttention.apply(q, k, v, segments, scale, causal, sliding_window)  # type: ignore[no-untyped-call]
+    return out.unsqueeze(0), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -196,7 +197,7 @@ class _GroupedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = [torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) for _ in range(3)]
         saved = ctx.saved_tensors  # once: under gradient checkpointing a second look raises

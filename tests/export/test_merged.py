@@ -1,0 +1,98 @@
+"""A merged checkpoint gives the run's logits through transformers alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from toy_runs import run, toy_config, toy_rows, write_csv
+from veneer import lora
+from veneer.bases import find_base, pooling_of
+from veneer.errors import InputError, VerificationError
+from veneer.export.merged import merge_run
+from veneer.predictor import load
+
+Base = Callable[..., Path]
+TEXTS = ["a great film", "why, oh why?", "bad " * 200]
+
+
+def make_run(folder: Path, base: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    return run(toy_config(folder, base, training__epochs=1, training__precision="bf16", data__max_length=24, **changes)).folder
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "electra", "qwen2", "llama", "gpt2"])
+def test_a_family_head_is_one_model_of_transformers(tiny_base: Base, tmp_path: Path, family: str) -> None:
+    folder = make_run(tmp_path / "run", tiny_base(family))
+    report = merge_run(folder, tmp_path / "merged")
+    assert report.family_head
+    assert (report.texts, report.flips) == (10, 0)
+    assert report.difference < 1e-4
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    expected = load(folder, precision="fp32").logits(TEXTS)
+    with torch.no_grad():
+        rows = [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits for text in TEXTS]
+    torch.testing.assert_close(torch.cat(rows), expected, atol=1e-4, rtol=1e-4)
+    assert (model.config.id2label, model.config.label2id) == ({0: "bad", 1: "good"}, {"bad": 0, "good": 1})
+    assert model.config.problem_type == "single_label_classification"
+    assert not any("lora" in name for name in model.state_dict())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("base", "pooling"), [("bert", "mean"), ("electra", "mean"), ("qwen2", "mean"), ("bert", "last")])
+def test_our_head_lies_beside_an_encoder_that_says_how_it_pools(tiny_base: Base, tmp_path: Path, base: str, pooling: str) -> None:
+    report = merge_run(make_run(tmp_path / "run", tiny_base(base), pooling=pooling), tmp_path / "merged")
+    assert not report.family_head
+    assert report.difference < 1e-4
+    assert pooling_of(find_base(str(tmp_path / "merged"))) == pooling
+
+
+@pytest.mark.parametrize("kind", ["family head", "our head", "pairs", "multi-label"])
+def test_the_readme_says_how_to_use_it(
+    tiny_base: Base, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {}
+    (tmp_path / "run").mkdir()
+    if kind == "pairs":
+        changes = {"data__pair": "label"}
+    elif kind == "multi-label":
+        write_csv(tmp_path / "run" / "train.csv", toy_rows(30, labels=("good", "bad", "odd"), multi=True))
+        write_csv(tmp_path / "run" / "dev.csv", toy_rows(9, labels=("good", "bad", "odd"), multi=True, seed=1))
+        changes = {"data__label_separator": "|", "pooling": "mean"}
+    elif kind == "our head":
+        changes = {"pooling": "mean"}
+    folder = run(toy_config(tmp_path / "run", tiny_base(), training__epochs=1, **changes)).folder
+    merge_run(folder, tmp_path / "merged")
+    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "merged")
+    runpy.run_path(str(tmp_path / "code.py"))
+    printed = ast.literal_eval(capsys.readouterr().out)
+    (expected,) = load(folder, precision="fp32").predict(["a text"], ["its second text"] if kind == "pairs" else None)
+    assert printed == pytest.approx(expected.scores, abs=1e-4)
+
+
+def test_a_checkpoint_with_other_logits_is_not_left_behind(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "run", tiny_base(), training__learning_rate=5e-2)
+    plain = lora.remove_lora
+    monkeypatch.setattr(lora, "remove_lora", lambda model, **_: plain(model))  # the base's weights, without the update
+    with pytest.raises(VerificationError, match="was not written"):
+        merge_run(folder, tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        merge_run(tmp_path / "nothing", tmp_path)
