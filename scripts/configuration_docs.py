@@ -15,9 +15,9 @@ HEAD = """# Configuration
 
 Made from the fields themselves by `scripts/configuration_docs.py`; change `src/veneer/config.py` instead.
 
-Every key can be set in a YAML file (`veneer train RUN.yaml`), by `--set section.key=value`, and, where a flag is named, by the flag.
-Later ones win: file, flags, `--set`. A preset gives what none of them sets. `config.yaml` of a run folder is the whole, with every
-`auto` replaced by what it came to.
+Every key can be set in a YAML file (`veneer train RUN.yaml`), by `--set section.key=value`, and, where a flag is named, by the
+flag. Later ones win: file, flags, `--set`. A preset gives what none of them sets. `config.yaml` of a run folder is the whole,
+with every `auto` replaced by what it came to.
 """
 
 
@@ -31,7 +31,8 @@ def render() -> str:
         cells = [f"`{key}`", flags.get(key, ""), f"`{_default(key)}`", description]
         sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     for section, rows in sections.items():
-        parts.append(f"\n## {section or 'Top level'}\n\n| key | flag | default | what it is |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+        heading = f"\n## {section or 'Top level'}\n\n| key | flag | default | what it is |\n|---|---|---|---|\n"
+        parts.append(heading + "\n".join(rows) + "\n")
     parts.append("\n## Presets\n\n| preset | gives |\n|---|---|\n")
     for preset, values in PRESETS.items():
         parts.append(f"| `{preset}` | {', '.join(f'`{key}: {value}`' for key, value in values.items())} |\n")

@@ -257,16 +257,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[di
 def test_early_stopping_stops_and_the_best_adapter_is_kept(
     make_job: Callable[..., Job], tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
 ) -> None:
-    """Patience 2: a tie is no better; a better score in between starts the count again."""
-    adapters = scripted([0.2, 0.1, 0.6, 0.6, 0.5, 0.9])
+    """Patience 2: a tie is no better; a better score in between starts the count again; it ends in the middle of an epoch."""
+    adapters = scripted([0.2, 0.1, 0.3, 0.1, 0.6, 0.6, 0.5, 0.9])
     job = make_job(evaluate_every=1, patience=2)
     progress, _ = train_all(job, tmp_path)
-    assert (progress.step, progress.best_step, progress.best_score, progress.stale) == (5, 3, 0.6, 2)
-    assert all(torch.equal(tensor, adapters[2][name]) for name, tensor in progress.best_tensors.items())
+    assert (progress.step, progress.best_step, progress.best_score, progress.stale) == (7, 5, 0.6, 2)
+    assert all(torch.equal(tensor, adapters[4][name]) for name, tensor in progress.best_tensors.items())
     last = trained_tensors(job.model)
-    assert all(torch.equal(tensor, adapters[4][name]) for name, tensor in last.items())
+    assert all(torch.equal(tensor, adapters[6][name]) for name, tensor in last.items())
     assert any(not torch.equal(tensor, last[name]) for name, tensor in progress.best_tensors.items())
-    assert "no better macro_f1 in 2 evaluations: stopped early at step 5" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert "no better macro_f1 in 2 evaluations: stopped early at step 7" in (tmp_path / "train.log").read_text(encoding="utf-8")
 
 
 def test_without_patience_all_steps_are_done(
