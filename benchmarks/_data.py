@@ -35,7 +35,7 @@ class Texts:
 def shared_folder(name: str) -> Path:
     """Where a public data set is expected: under `VENEER_SHARED_DATA`, or under `shared/data` beside the repository."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("VENEER_SHARED_DATA", beside)) / name
+    return Path(os.environ.get("VENEER_SHARED_DATA") or beside) / name
 
 
 def labelled_texts(split: str, rows: int | None = None) -> Texts:
@@ -43,8 +43,9 @@ def labelled_texts(split: str, rows: int | None = None) -> Texts:
     path = shared_folder("sst2") / f"{split}.tsv"
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
-            lines = [line.rstrip("\r\n").split("\t") for line in file][1:]
-        labels, texts = [line[0] for line in lines[:rows]], [line[1] for line in lines[:rows]]
+            header, *lines = [line.rstrip("\r\n").split("\t") for line in file]
+        label, text = header.index("label"), header.index("sentence")
+        labels, texts = [line[label] for line in lines[:rows]], [line[text] for line in lines[:rows]]
         return _texts(f"SST-2 {split}, {len(texts):,} rows", texts, labels, ("0", "1"))
     import veneer
 

@@ -186,6 +186,7 @@ def _make(train: Texts, texts: Texts, folder: Path) -> Sample:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from veneer.config import load_config
+    from veneer.export.merged import merge_run
     from veneer.training import train as train_run
 
     begin = time.perf_counter()
@@ -197,7 +198,7 @@ def _make(train: Texts, texts: Texts, folder: Path) -> Sample:
     # the family's own head, for a checkpoint that transformers itself can load
     settings = {"base": "minilm", "pooling": "cls", "training.epochs": 1, "evaluation.bootstrap": 0}
     train_run(load_config(None, {**keys, **settings}), console=Console(quiet=True))
-    _merge(folder)
+    merge_run(folder / "run", folder / "merged")
     progress("exporting to ONNX")
     model = AutoModelForSequenceClassification.from_pretrained(folder / "merged", dtype=torch.float32).eval()
     _export(model, AutoTokenizer.from_pretrained(folder / "merged"), folder)
@@ -209,20 +210,6 @@ def _make(train: Texts, texts: Texts, folder: Path) -> Sample:
     expected = _in_sorted_batches(folder / "merged", run)(texts.texts)
     (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
     return {"seconds": time.perf_counter() - begin}
-
-
-def _merge(folder: Path) -> None:
-    """The adapter added to the base's float32 weights, as a checkpoint of transformers."""
-    import veneer
-    from veneer import lora
-
-    loaded = veneer.load(folder / "run", precision="fp32").loaded
-    network: Any = loaded.model.network
-    lora.remove_lora(network, keep_update=True)
-    network.config.id2label = dict(enumerate(loaded.info.labels))
-    network.config.label2id = {label: i for i, label in enumerate(loaded.info.labels)}
-    network.save_pretrained(folder / "merged")
-    loaded.tokenizer.save_pretrained(folder / "merged")
 
 
 def _export(model: Any, tokenizer: Any, folder: Path) -> None:

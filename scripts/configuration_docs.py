@@ -16,8 +16,12 @@ HEAD = """# Configuration
 Made from the fields themselves by `scripts/configuration_docs.py`; change `src/veneer/config.py` instead.
 
 Every key can be set in a YAML file (`veneer train RUN.yaml`), by `--set section.key=value`, and, where a flag is named, by the
-flag. Later ones win: file, flags, `--set`. A preset gives what none of them sets. `config.yaml` of a run folder is the whole,
-with every `auto` replaced by what it came to.
+flag. Later ones win: file, flags, `--set`. A preset named in the file gives what nothing else sets; one named by `--preset` (or
+`--set lora.preset=…`) outranks the file, too, and yields to flags and `--set`.
+
+`config.yaml` of a run folder is the whole: `task`, `pooling` and `training.precision` say what `auto` came to.
+`lora.target_modules` and `training.loss` stay `auto`: which layers that means is in `adapter_config.json`, and the loss follows
+from the task.
 """
 
 

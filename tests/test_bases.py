@@ -363,6 +363,16 @@ def test_another_pooling_is_refused(settings: dict[str, Any], copied: BaseLocati
         pooling_of(copied)
 
 
+def test_an_encoder_decoder_is_refused(copied: BaseLocation) -> None:
+    """T5's base model would give the states of a decoder, and the encoder's are never seen."""
+    (copied.path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(BaseError, match=r"is an encoder-decoder \(t5\)"):
+        load_config(copied)
+    (copied.path / "config.json").write_text('{"model_type": "bart"}')
+    with pytest.raises(BaseError, match=r"is an encoder-decoder \(bart\)"):
+        load_encoder(copied, dtype=torch.float32, attention=None)
+
+
 def test_minilm_pools_by_the_mean_and_can_pack(minilm: BaseLocation) -> None:
     assert pooling_of(minilm) == "mean"
     config = load_config(minilm)

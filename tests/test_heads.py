@@ -45,6 +45,8 @@ def test_the_mean_of_many_bf16_vectors_is_taken_in_float32() -> None:
         ("bert", "mean", None, HeadPlan("mean", False)),
         ("bert", "auto", "mean", HeadPlan("mean", False)),
         ("bert", "auto", "cls", HeadPlan("cls", False)),  # a sentence-embedding base means the bare vector
+        ("bert", "cls", "cls", HeadPlan("cls", False)),  # the same head as under auto, which came to cls
+        ("bert", "cls", "mean", HeadPlan("cls", True)),
         ("modernbert", "auto", None, HeadPlan("cls", True)),
         ("modernbert", "mean", None, HeadPlan("mean", False)),
         ("gpt2", "auto", None, HeadPlan("last", True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from veneer import lora
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
-from veneer.errors import LoraError
+from veneer.errors import BaseError, LoraError
+from veneer.heads import HeadPlan
 from veneer.inference import compute_logits
 from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, share_inputs, skeleton
 
@@ -162,6 +164,45 @@ def test_the_bases_own_dropout_stays_off(tiny_base: Base, make_texts: MakeTexts)
     assert torch.equal(model(batch), model(batch))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "electra", "albert", "deberta-v2"])
+def test_the_dropout_of_the_familys_head_is_on_in_training(
+    family: str, tiny_base: Base, tmp_path: Path, make_texts: MakeTexts
+) -> None:
+    folder = shutil.copytree(tiny_base(family), tmp_path / "base")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # one name a family; where the probability is 0 by default, nothing could be seen of it
+    settings |= {"classifier_dropout": 0.5, "classifier_dropout_prob": 0.5, "seq_classif_dropout": 0.5, "cls_dropout": 0.5}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    model, texts = adapted(folder, dropout=0.0), make_texts([5, 9])
+    batch = model.batch(texts, [0, 1])
+    model.train()
+    assert not torch.equal(model(batch), model(batch))
+    assert not any(module.training for module in model.encoder.modules() if isinstance(module, nn.Dropout))
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+@pytest.mark.parametrize("pooling", ["auto", "cls"])
+def test_the_pooling_that_auto_came_to_gives_the_same_head(pooling: str, tiny_base: Base, tmp_path: Path) -> None:
+    base = find_base(str(shutil.copytree(tiny_base("bert"), tmp_path / "base")))
+    (base.path / "1_Pooling").mkdir()
+    advice = base.path / "1_Pooling" / "config.json"
+    advice.write_text('{"pooling_mode_cls_token": true}', encoding="utf-8")
+    for model in (build_classifier(base, 3, pooling=pooling), skeleton(base, 3, pooling=pooling)):
+        assert (model.plan, model.head is None) == (HeadPlan("cls", False), False)
+    advice.write_text('{"pooling_mode_mean_tokens": true}', encoding="utf-8")
+    assert skeleton(base, 3, pooling="cls").plan == HeadPlan("cls", True)
+
+
+def test_a_pooling_that_veneer_lacks_is_told_under_auto_alone(tiny_base: Base, tmp_path: Path) -> None:
+    base = find_base(str(shutil.copytree(tiny_base("bert"), tmp_path / "base")))
+    (base.path / "1_Pooling").mkdir()
+    (base.path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}', encoding="utf-8")
+    assert skeleton(base, 3, pooling="cls").plan == HeadPlan("cls", True)
+    with pytest.raises(BaseError, match="Set pooling to cls, mean or last"):
+        skeleton(base, 3)
+
+
 @pytest.mark.parametrize("plan", [{"bias": "all"}, {"train_top_layers": 1}, {"train_embeddings": True}])
 def test_training_the_base_needs_float32(plan: dict[str, object], tiny_base: Base) -> None:
     with pytest.raises(LoraError, match=r"training\.precision: fp32"):
@@ -176,7 +217,7 @@ def test_a_skeleton_is_the_model_without_its_weights(family: str, tiny_base: Bas
     assert {parameter.device.type for parameter in bare.parameters()} == {"meta"}
     shapes = [{name: (value.shape, value.requires_grad) for name, value in one.named_parameters()} for one in (whole, bare)]
     assert shapes[0] == shapes[1]
-    assert (bare.plan, bare.packs, bare.trained_heads) == (whole.plan, whole.packs, whole.trained_heads)
+    assert (bare.plan, bare.padding_reason, bare.trained_heads) == (whole.plan, whole.padding_reason, whole.trained_heads)
 
 
 @pytest.mark.parametrize(

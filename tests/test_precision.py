@@ -65,6 +65,25 @@ def test_what_is_configured_is_used(machine: SimpleNamespace, requested: str, de
     assert (chosen.name, chosen.reason, chosen.dtype) == (requested, "as configured", DTYPES[requested])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("how", ["no operator", "not available"])
+def test_a_torch_built_without_onednn_computes_in_float32(
+    how: str, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "no operator":  # torch's own namespace of operators that this build lacks
+        monkeypatch.setattr(torch.ops, "mkldnn", torch._ops._OpNamespace("mkldnn_of_another_build"))
+    else:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_precision("auto", CPU).name == "fp32"
+    assert machine.timed == 0
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("requested", ["fp8", "BF16", ""])
+def test_an_unknown_precision_is_refused(machine: SimpleNamespace, requested: str, device: torch.device) -> None:
+    with pytest.raises(ConfigError, match=f"no precision '{requested}'. Fix: one of auto, fp32, bf16, fp16"):
+        choose_precision(requested, device)
+
+
 def test_fp16_on_a_cpu_is_refused(machine: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match=r"fp16 needs a GPU. Fix: training\.precision: auto"):
         choose_precision("fp16", CPU)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import veneer
+import veneer.predictor
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer.data import encode
 from veneer.errors import DataError, InputError
@@ -53,6 +57,27 @@ def test_a_prediction_a_text_in_their_order(single: Path) -> None:
         assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-5)
         assert prediction.labels == (max(prediction.scores, key=lambda name: prediction.scores[name]),)
     assert len({tuple(prediction.scores.values()) for prediction in together}) >= len(TEXTS) - 1
+
+
+def test_threads_have_the_model_one_at_a_time(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that share an input keep each other's outputs, so that two texts at once would be mixed."""
+    predictor = veneer.load(single, precision="fp32")
+    together = threading.Barrier(2)
+    met: list[bool] = []
+
+    def compute(*arguments: Any, **options: Any) -> torch.Tensor:
+        try:
+            together.wait(timeout=0.3)  # broken by the first one for whom nobody comes
+            met.append(True)
+        except threading.BrokenBarrierError:
+            met.append(False)
+        return compute_logits(*arguments, **options)
+
+    monkeypatch.setattr(veneer.predictor, "compute_logits", compute)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(predictor.logits, [["good"], ["bad " * 20]]))
+    assert met == [False, False]
+    assert [len(logits) for logits in results] == [1, 1]
 
 
 def test_progress_counts_every_text(single: Path) -> None:

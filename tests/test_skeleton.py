@@ -30,7 +30,7 @@ def test_the_same_parameters_as_with_weights(tiny_base: Base, family: str, pooli
     base = find_base(str(tiny_base(family)))
     model, loaded = skeleton(base, 3, pooling=pooling), build_classifier(base, 3, pooling=pooling)
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert (model.trained_heads, model.packs, model.plan) == (loaded.trained_heads, loaded.packs, loaded.plan)
+    assert (model.trained_heads, model.padding_reason, model.plan) == (loaded.trained_heads, loaded.padding_reason, loaded.plan)
     assert rows(model) == rows(loaded)
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from veneer.config import RunConfig, load_config
-from veneer.training import Interrupted, TrainingResult, train
+from veneer.errors import Interrupted
+from veneer.training import TrainingResult, train
 from veneer.training.tracking import Tracker
 
 SIGNALS = {"good": ["good", "great", "love", "better"], "bad": ["bad", "poor", "worse", "dull"], "odd": ["why", "how", "when"]}

@@ -30,9 +30,10 @@ from transformers import PreTrainedTokenizerFast
 from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
 from veneer.errors import ArtifactError, DataError, LoraError
-from veneer.heads import HeadPlan, Pooling
+from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
+from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import TASKS
 
@@ -122,7 +123,7 @@ def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenize
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
     tokenizer.save_pretrained(writing)
     names = sorted(path.name for path in writing.iterdir())
-    tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": {name: _sha256(writing / name) for name in names}}
+    tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": {name: sha256(writing / name) for name in names}}
     (writing / INFO_FILE).write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     _commit(writing, folder, names)
 
@@ -241,10 +242,9 @@ def _read_adapter(folder: Path) -> lora.AdapterFile:
 def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
-    for pooling in (info.pooling, "auto"):
-        model = build_classifier(location, len(info.labels), pooling=pooling, dtype=precision.dtype)
-        if model.plan == wanted:
-            return model
+    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=precision.dtype)
+    if model.plan == wanted:
+        return model
     head = "its family's own head" if info.own_head else "a linear head"
     raise ArtifactError(
         f"{location.description} does not give {info.pooling} pooling with {head}, as it did in training. "
@@ -312,10 +312,11 @@ def _check_files(folder: Path, files: dict[str, Any]) -> None:
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{folder} is damaged: {name} is missing. Fix: copy the whole folder again, or train again")
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             raise ArtifactError(f"{path} is damaged: its checksum is not the one saved. Fix: copy it again, or train again")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

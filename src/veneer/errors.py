@@ -1,7 +1,8 @@
 """Every error veneer raises on purpose.
 
     VeneerError                 the run failed                                   exit code 1
-    ├── TrainingError           training cannot go on (not finite, not learning)
+    ├── TrainingError           training cannot go on (not finite, not learning, out of memory)
+    ├── Interrupted             the person stopped a run; a checkpoint is saved
     ├── VerificationError       what was saved is not what was in memory
     └── InputError              something the user gave is wrong                 exit code 2
         ├── ConfigError         a configuration key or flag
@@ -9,8 +10,7 @@
         ├── BaseError           a base that is missing or cannot be used
         ├── ArtifactError       a run folder that is missing, damaged or foreign
         ├── LoraError           adapter settings that fit no layer of the model
-        ├── ResumeError         a checkpoint that belongs to another run
-        └── MissingExtraError   an optional package that is not installed
+        └── ResumeError         a checkpoint that is missing or belongs to another run
 
 A message says what is wrong, where, and what to do about it. Messages of an `InputError` are shown without a traceback.
 """
@@ -25,7 +25,11 @@ class VeneerError(Exception):
 
 
 class TrainingError(VeneerError):
-    """Training cannot go on: a loss that is not finite, an adapter that does not move."""
+    """Training cannot go on: a loss that is not finite, an adapter that does not move, no memory left."""
+
+
+class Interrupted(VeneerError):
+    """The person stopped the run; a checkpoint is saved, and the message says how to go on."""
 
 
 class VerificationError(VeneerError):
@@ -59,11 +63,4 @@ class LoraError(InputError):
 
 
 class ResumeError(InputError):
-    """A checkpoint that belongs to another configuration, other data or another batch plan."""
-
-
-class MissingExtraError(InputError):
-    """An optional package is not installed; the message names the extra that brings it."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"the package '{package}' is not installed. Fix: pip install 'veneer[{extra}]'")
+    """No checkpoint, or one that belongs to another configuration, other data or another batch plan."""

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from veneer.errors import BaseError
-from veneer.packing import Segments
-
-Pooling = Literal["cls", "mean", "last"]
+from veneer.packing import Pooling, Segments
 
 OUTPUT_LAYERS = frozenset({"classifier", "score"})  # of the families' own heads: the module that gives the C logits
 
@@ -82,12 +80,15 @@ def own_head(network: nn.Module, pooled: Tensor) -> Tensor:
 
 
 def head_modules(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a sequence classifier that `own_head` runs, by name: float32, and trained where the base lacks them."""
+    """The modules of a sequence classifier that `own_head` runs, dropout included, by name.
+
+    They are float32, in training mode while the classifier is, and trained where the base lacks them.
+    """
     net: Any = network
     inside = {f"{net.base_model_prefix}.pooler": getattr(net.base_model, "pooler", None)}
     outside = {name: module for name, module in net.named_children() if name != net.base_model_prefix}
     used = {**(inside if net.config.model_type in _INNER_POOLER else {}), **outside}
-    return {name: module for name, module in used.items() if module is not None and any(True for _ in module.parameters())}
+    return {name: module for name, module in used.items() if module is not None}
 
 
 def _bert(net: Any, pooled: Tensor) -> Tensor:

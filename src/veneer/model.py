@@ -61,22 +61,24 @@ class AdapterPlan:
 class Classifier(nn.Module):
     """Base, LoRA and head.
 
-    The base's own dropout stays off: it is frozen, and the adapter has its own.
+    The base's own dropout stays off: it is frozen, and the adapter has its own. That of the family's head is on in training.
 
     Attributes:
         network: transformers' sequence classifier where the head is the family's own, else its bare encoder.
         head: our linear head `[H] -> [C]`, or None where the family's own is used.
         plan: which vector of a text is classified, and by what.
-        packs: None if texts are packed, else the reason why they are padded.
+        padding_reason: why texts are padded, or None where they are packed.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
     """
 
-    def __init__(self, network: nn.Module, plan: HeadPlan, num_labels: int, missing: Sequence[str], packs: str | None) -> None:
+    def __init__(
+        self, network: nn.Module, plan: HeadPlan, num_labels: int, missing: Sequence[str], padding_reason: str | None
+    ) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
-        self.packs = packs
+        self.padding_reason = padding_reason
         config: PreTrainedConfig = network.config  # type: ignore[assignment]
         self.head = None if plan.own else nn.Linear(config.get_text_config().hidden_size, num_labels)
         self._heads = head_modules(network) if plan.own else {}
@@ -132,7 +134,7 @@ class Classifier(nn.Module):
         """The texts of these `indices` as this model takes them, on its device."""
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
-        if self.packs is None:
+        if self.padding_reason is None:
             return packing.pack(ids, types, self._first_position).to(self.device)
         return packing.pad(ids, types, self._pad_id).to(self.device)
 
@@ -176,16 +178,16 @@ def build_classifier(
         BaseError: the base cannot be loaded, or cannot be pooled that way.
     """
     config, plan = _plan(base, pooling)
-    packs = packing_support(config) if pack else "padding was asked for"
-    if packs is None:
+    padding_reason = packing_support(config) if pack else "padding was asked for"
+    if padding_reason is None:
         packing.enable()
-    attention = packing.PACKED_ATTENTION if packs is None else None
+    attention = packing.PACKED_ATTENTION if padding_reason is None else None
     if plan.own:
         network, missing = load_sequence_classifier(base, num_labels, dtype=dtype, attention=attention)
     else:
         network, missing = load_encoder(base, dtype=dtype, attention=attention), ()
     network.requires_grad_(False)
-    return Classifier(network, plan, num_labels, missing, packs)
+    return Classifier(network, plan, num_labels, missing, padding_reason)
 
 
 def skeleton(base: BaseLocation, num_labels: int, *, pooling: str = "auto") -> Classifier:
@@ -211,7 +213,13 @@ def skeleton(base: BaseLocation, num_labels: int, *, pooling: str = "auto") -> C
 
 def _plan(base: BaseLocation, pooling: str) -> tuple[PreTrainedConfig, HeadPlan]:
     config = load_config(base)
-    advised = pooling_of(base) if pooling == "auto" else None
+    try:
+        # also where the pooling is given: `auto` and the name it came to must be one head, or no run could be read back
+        advised = pooling_of(base)
+    except BaseError:
+        if pooling == "auto":
+            raise
+        advised = None
     return config, plan_head(config, pooling, advised, is_causal(config))
 
 

@@ -42,22 +42,30 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
     """The precision for `requested` (auto, fp32, bf16 or fp16) on `device`.
 
     Raises:
-        ConfigError: fp16 on a CPU, whose gradients would be neither fast nor safe.
+        ConfigError: another name, or fp16 on a CPU, whose gradients would be neither fast nor safe.
     """
     if requested == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU. Fix: training.precision: auto, bf16 or fp32")
     if requested in DTYPES:
         return Precision(requested, "as configured")
+    if requested != "auto":
+        raise ConfigError(f"there is no precision {requested!r}. Fix: one of auto, {', '.join(DTYPES)}")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision("bf16", "the GPU computes in bf16")
         return Precision("fp16", "the GPU has no bf16")
-    if not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return Precision("fp32", "the processor has no bf16 instructions")
+    if not _has_bf16_instructions():
+        return Precision("fp32", "no bf16 instructions that torch could use")
     gain = bf16_gain()
     if gain < WORTHWHILE:
         return Precision("fp32", f"a bf16 product runs only {gain:.1f}x as fast as a float32 one here")
     return Precision("bf16", f"a bf16 product runs {gain:.1f}x as fast as a float32 one here")
+
+
+def _has_bf16_instructions() -> bool:
+    # Builds of torch without oneDNN lack the operator, which is no public one besides; it is the only one that knows.
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(torch.backends.mkldnn.is_available() and supported())  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ Knows the run folder, the task and the batch loop; knows nothing of training or 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,12 @@ class Prediction:
 
 
 class Predictor:
-    """A trained classifier, ready for texts."""
+    """A trained classifier, ready for texts. Threads may share it: the model takes them one at a time."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._task = TASKS[loaded.info.task]  # type: ignore[index]
+        self._model_in_use = threading.Lock()
 
     @property
     def info(self) -> ArtifactInfo:
@@ -52,7 +54,8 @@ class Predictor:
 
     def merge(self) -> Predictor:
         """Add the adapter's update to the base's weights, for speed; probabilities move by rounding only."""
-        lora.merge_lora(self._loaded.model.network)
+        with self._model_in_use:
+            lora.merge_lora(self._loaded.model.network)
         return self
 
     def logits(
@@ -77,7 +80,8 @@ class Predictor:
         if len(texts) == 0:
             return torch.empty(0, len(self.info.labels))
         encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
-        return compute_logits(self._loaded.model, encoded, progress=progress)
+        with self._model_in_use:
+            return compute_logits(self._loaded.model, encoded, progress=progress)
 
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None

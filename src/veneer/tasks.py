@@ -24,7 +24,8 @@ class Objective:
     """What is minimised.
 
     Attributes:
-        class_weights: `[C]` float32 with a mean of 1 over the training labels, or None.
+        class_weights: `[C]` float32 above 0, or None: single-label, of a text by its label; multi-label, of a label where a
+            text has it.
         focal: weigh a label by (1 - p)^2 of the probability p its target gets (arXiv:1708.02002).
         label_smoothing: share of the target spread over all classes.
     """
@@ -52,7 +53,7 @@ class Task(Protocol):
         """Decisions in the form of the targets."""
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
-        """`[C]` weights that let every class count the same, with a mean of 1 over the texts' labels."""
+        """`[C]` float32 weights that let rare classes count more, `balanced` in the configuration."""
 
 
 class SingleLabel:
@@ -83,7 +84,10 @@ class SingleLabel:
         return logits.argmax(-1)
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
-        """n / (C·n_c), as scikit-learn's `balanced`; a class without texts gets 1."""
+        """n / (C·n_c) over the C classes with texts, as scikit-learn's `balanced`: their mean over the texts is 1.
+
+        A class without texts gets 1.
+        """
         counts = torch.bincount(targets, minlength=classes).float()
         return torch.where(counts > 0, len(targets) / (int((counts > 0).sum()) * counts.clamp(min=1.0)), 1.0)
 
@@ -120,7 +124,10 @@ class MultiLabel:
         return logits > 0
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
-        """sqrt(negatives / positives) of each label, at most 10: the plain ratio overshoots badly on labels of a percent."""
+        """sqrt(negatives / positives) of each label, 0.1 to 10: the plain ratio overshoots badly on labels of a percent.
+
+        A label without texts gets 1; nothing is normalised, so the mean is not 1.
+        """
         positives = targets.sum(0)
         ratio = (len(targets) - positives) / positives.clamp(min=1.0)
         return torch.where(positives > 0, ratio.sqrt().clamp(0.1, 10.0), 1.0)

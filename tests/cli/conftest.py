@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,3 +63,13 @@ def pair_run(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [{"one": row["text"], "two": row["text"][::-1], "label": row["label"]} for row in toy_rows(count, seed=seed)]
         write_csv(folder / f"{name}.csv", rows)
     return run(toy_config(folder, tiny_base(), data__text="one", data__pair="two")).folder
+
+
+@pytest.fixture
+def bare_run(tmp_path: Path) -> Callable[[Path], Path]:
+    """`bare_run(folder)` is a copy of a run folder without its `config.yaml`."""
+
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("config.yaml", "last")))
+
+    return copy

@@ -57,7 +57,8 @@ def test_a_users_mistake_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
     folder = tmp_path / "a folder with a long name, which no line break may cut in two" / "because it is to be copied"
     result = program("train", "--out", folder, "--resume")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"error: {folder} holds no run to resume: there is no {folder / 'config.yaml'}\n"  # no colours
+    said = f"error: {folder} holds no run to resume: there is no {folder / 'config.yaml'}. Fix: --out with the folder of an "
+    assert result.stderr == f"{said}unfinished run, or leave out --resume to train from the start\n"  # no colours
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,16 @@ def test_tables_fit_80_columns(veneer: Callable[..., Any], multi_run: Path) -> N
     assert result.code == 0
     assert "Scores on 15 texts" in result.out
     assert all(len(line) <= 80 for line in result.out.splitlines())
+
+
+def test_a_run_without_its_configuration_asks_for_the_columns(
+    veneer: Callable[..., Any], bare_run: Callable[[Path], Path], pair_run: Path
+) -> None:
+    bare, dev = bare_run(pair_run), pair_run.parent / "dev.csv"
+    for flags in ([], ["--text", "one"], ["--label", "label"]):
+        refused = veneer("evaluate", bare, "--data", dev, "--pair", "two", *flags)
+        assert refused.code == 2
+        assert "has no config.yaml" in refused.err
+        assert "or give --text COLUMN --label COLUMN" in refused.err
+    document = evaluate(veneer, bare, "--data", dev, "--text", "one", "--pair", "two", "--label", "label")
+    assert document["metrics"] == evaluate(veneer, pair_run, "--data", dev)["metrics"]

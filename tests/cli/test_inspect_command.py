@@ -112,3 +112,12 @@ def test_neither_a_base_nor_a_run(veneer: Callable[..., Any], tmp_path: Path) ->
     result = veneer("inspect", tmp_path)
     assert result.code == 2
     assert "config.json" in result.err
+
+
+def test_a_run_without_its_configuration_is_refused_and_not_counted_as_a_default(
+    veneer: Callable[..., Any], bare_run: Callable[[Path], Path], multi_run: Path
+) -> None:
+    result = veneer("inspect", bare_run(multi_run), "--json")
+    assert (result.code, result.out) == (2, "")
+    assert "has no config.yaml" in result.err
+    assert "Fix: copy that file too" in result.err

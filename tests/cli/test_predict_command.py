@@ -73,6 +73,33 @@ def test_columns_are_those_of_the_run_or_named(veneer: Callable[..., Any], pair_
     assert "--text-column" in result.err
 
 
+def test_a_run_without_its_configuration_asks_for_the_column(
+    veneer: Callable[..., Any], bare_run: Callable[[Path], Path], single_run: Path
+) -> None:
+    bare, dev = bare_run(single_run), single_run.parent / "dev.csv"
+    refused = veneer("predict", bare, "--file", dev, "--json")
+    assert refused.code == 2
+    assert "has no config.yaml" in refused.err
+    assert "or give --text-column COLUMN" in refused.err
+    named = veneer("predict", bare, "--file", dev, "--text-column", "text", "--json")
+    assert named.out == veneer("predict", single_run, "--file", dev, "--json").out
+    assert veneer("predict", bare, "--text", "good", "--json").code == 0
+
+
+def test_columns_by_number_tell_a_header_as_training_does(
+    veneer: Callable[..., Any], tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
+    from toy_runs import run, toy_config
+
+    folder = run(toy_config(tmp_path, tiny_base(), data__text=0, data__label=1, training__epochs=1)).folder
+    with_header = json.loads(veneer("predict", folder, "--file", tmp_path / "dev.csv", "--json").out)
+    assert len(with_header) == 12
+    assert with_header[0]["text"] != "text"
+    lines = (tmp_path / "dev.csv").read_text(encoding="utf-8").splitlines()[1:]
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert json.loads(veneer("predict", folder, "--file", tmp_path / "rows.csv", "--json").out) == with_header
+
+
 def test_what_cannot_be_classified_is_told_and_nothing_is_written(
     veneer: Callable[..., Any], single_run: Path, tmp_path: Path
 ) -> None:

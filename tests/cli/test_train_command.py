@@ -12,8 +12,7 @@ import yaml
 import veneer.training as veneer_training
 from toy_runs import toy_rows, write_csv
 from veneer.config import RunConfig, load_config
-from veneer.errors import TrainingError
-from veneer.training import Interrupted
+from veneer.errors import Interrupted, TrainingError
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_parsed_is_refused(tmp_path: Path, name: str, cont
         assert part in str(error.value)
 
 
-def test_a_cell_too_long_for_csv_is_an_unclosed_quote(tmp_path: Path) -> None:
+def test_a_quote_closed_thousands_of_lines_later_is_an_unclosed_quote(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('sentence,label\n"open,1\n' + "good,1\n" * 30_000 + '"x,0\n')
     with pytest.raises(DataError, match=r"begins on line 2 is not valid CSV: a double quote is opened and not closed"):
         read_examples(tmp_path / "rows.csv", COLUMNS)
@@ -227,3 +227,15 @@ def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="columns 1 and 2 are both named 'label'"):
         read_examples(tmp_path / "rows.csv", COLUMNS)
     assert read_examples(tmp_path / "rows.csv", Columns("sentence", None, (2,))).examples[0].labels == ("2",)
+
+
+def test_a_csv_cell_may_be_as_long_as_the_file(tmp_path: Path) -> None:
+    """Longer than the limit of the csv module, which another test may have raised already."""
+    long = "a " * max(70_000, csv.field_size_limit())
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("sentence", "label"), (long + ", b", "1"), ("short", "0")])
+    reading = read_examples(tmp_path / "rows.csv", COLUMNS)
+    assert [example.text for example in reading.examples] == [long + ", b", "short"]
+    (tmp_path / "open.csv").write_text(f'sentence,label\n"{long},1\n', encoding="utf-8")
+    with pytest.raises(DataError, match="a double quote is opened and not closed"):
+        read_examples(tmp_path / "open.csv", COLUMNS)

@@ -8,7 +8,7 @@ import pytest
 
 from veneer.data import raise_on_errors, read_examples
 from veneer.demo import quickstart
-from veneer.demo.quickstart import CLINIC, demo_config, evaluate_baseline, free_folder
+from veneer.demo.quickstart import CLINIC, demo_config, evaluate_baseline
 from veneer.training import columns_of
 
 
@@ -45,12 +45,3 @@ def test_the_baseline_is_chosen_on_dev(monkeypatch: pytest.MonkeyPatch) -> None:
     for features in ((words, {"analyzer": "word", "max_features": 1}), ({"analyzer": "word", "max_features": 1}, words)):
         monkeypatch.setattr(quickstart, "FEATURES", features)
         assert evaluate_baseline(config).to_json() == alone
-
-
-def test_the_next_folder_that_is_free(tmp_path: Path) -> None:
-    stem = tmp_path / "demo"
-    assert free_folder(stem) == stem
-    stem.mkdir()
-    assert free_folder(stem) == tmp_path / "demo-2"
-    (tmp_path / "demo-2").touch()
-    assert free_folder(stem) == tmp_path / "demo-3"

@@ -34,12 +34,8 @@ def multi(n: int = 300) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def by_scikit_learn(targets: NDArray[np.generic], decisions: NDArray[np.generic]) -> dict[str, float]:
-    """The documented metrics, macro over the classes that occur, from scikit-learn alone."""
-    if targets.ndim == 2:
-        occurring = list(np.flatnonzero((targets | decisions).any(axis=0)))
-    else:
-        occurring = sorted({*targets.tolist(), *decisions.tolist()})
-    macro = {"labels": occurring, "average": "macro", "zero_division": 0}
+    """The documented metrics from scikit-learn alone, of class ids or of the indicator matrix, with its own choice of classes."""
+    macro = {"average": "macro", "zero_division": 0}
     found = {
         "accuracy": sk.accuracy_score(targets, decisions),
         "macro_f1": sk.f1_score(targets, decisions, **macro),
@@ -65,6 +61,15 @@ def test_point_values_are_scikit_learns(make, multi_label, n):
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), **EXACT)
     assert point_metrics(targets, decisions, 5, multi_label) == found
+
+
+def test_a_label_of_several_that_never_occurs_counts_as_zero():
+    """As in the literature, so that figures compare."""
+    targets, decisions = multi()
+    with_all, without = point_metrics(targets, decisions, 5, True), point_metrics(targets[:, :4], decisions[:, :4], 4, True)
+    for name in ("macro_f1", "macro_precision", "macro_recall"):
+        assert with_all[name] == pytest.approx(without[name] * 4 / 5)
+    assert with_all["macro_f1"] == pytest.approx(sk.f1_score(targets, decisions, average="macro", zero_division=0), abs=1e-12)
 
 
 def test_macro_f1_of_single_labels_is_scikit_learns_default():

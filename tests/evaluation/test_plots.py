@@ -55,8 +55,8 @@ def test_two_panels_with_titles_axes_and_the_best_step(tmp_path, drawn):
     assert [axes.get_title() for axes in figure.axes] == ["Loss", "Macro F1"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["step (3 epochs)"] * 2
     assert legends(figure) == [
-        ["train, every step", "train, evaluated", "dev"],
-        ["train, evaluated", "dev", "best: 0.975 at step 40"],
+        ["training objective", "train", "dev"],
+        ["train", "dev", "best: 0.975 at step 40"],
     ]
     dev = figure.axes[1].get_lines()[1]
     np.testing.assert_allclose(dev.get_xydata(), [[20, 0.95], [40, 0.975], [60, 0.5]])
@@ -66,15 +66,15 @@ def test_two_panels_with_titles_axes_and_the_best_step(tmp_path, drawn):
 
 def test_one_panel_when_the_loss_decides_and_the_lowest_is_best(tmp_path, drawn):
     plot_curves(history(40, 20), "loss", tmp_path / "curves.png")
-    assert legends(drawn[0]) == [["train, every step", "dev", "best: 0.050 at step 40"]]
+    assert legends(drawn[0]) == [["training objective", "dev", "best: 0.050 at step 40"]]
 
 
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
-        (history(20, 20), [["train, every step", "dev"], ["dev", "best: 0.950 at step 20"]]),
-        (history(5, 20), [["train, every step"], []]),
-        (history(1, 1), [["train, every step", "dev"], ["dev", "best: 0.000 at step 1"]]),
+        (history(20, 20), [["training objective", "dev"], ["dev", "best: 0.950 at step 20"]]),
+        (history(5, 20), [["training objective"], []]),
+        (history(1, 1), [["training objective", "dev"], ["dev", "best: 0.000 at step 1"]]),
         ([], [[], []]),
         ([{"kind": "evaluation", "split": "dev", "step": 0, "epoch": 0.0, "loss": 1.0}], [["dev"], []]),
     ],

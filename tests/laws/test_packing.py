@@ -84,7 +84,7 @@ def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -
 def test_logits_are_those_of_padded_and_of_alone(family: str, build: Any, make_texts: MakeTexts) -> None:
     packed, padded, texts = build(family), build(family, pack=False), make_texts(LENGTHS, pairs=family in PAIRS)
     everything = list(range(len(texts)))
-    assert packed.packs is None
+    assert packed.padding_reason is None
     assert isinstance(packed.batch(texts, everything), PackedBatch)
     assert isinstance(padded.batch(texts, everything), PaddedBatch)
     together = logits_of(packed, texts, everything)
@@ -139,8 +139,8 @@ def test_every_pooling_packs(family: str, pooling: str, build: Any, make_texts: 
 def test_families_that_cannot_pack_are_padded(family: str, build: Any, make_texts: MakeTexts) -> None:
     model, texts = build(family), make_texts(LENGTHS, pairs=family in PAIRS)
     everything = list(range(len(texts)))
-    assert model.packs is not None
-    assert model.packs.startswith(f"{family} cannot pack")
+    assert model.padding_reason is not None
+    assert model.padding_reason.startswith(f"{family} cannot pack")
     assert isinstance(model.batch(texts, everything), PaddedBatch)
     together = logits_of(model, texts, everything)
     assert together.std(0).min() > 0.01

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows, write_csv
 from veneer.cli import main
-from veneer.config import RunConfig
-from veneer.errors import ResumeError
+from veneer.config import RunConfig, load_config
+from veneer.errors import Interrupted, ResumeError
 from veneer.training import checkpoint
 from veneer.training.checkpoint import Checkpoints
-from veneer.training.loop import Interrupted
 from veneer.training.tracking import Tracker
 
 Base = Callable[..., Path]
@@ -133,7 +135,8 @@ def test_ctrl_c_in_the_terminal_prints_the_command_that_resumes(
     said += process.communicate(timeout=300)[1]
     assert process.returncode == 1, said
     assert "Traceback" not in said
-    command = said[said.index("veneer train --out") :].strip()
+    first, command = said.count("if it stops: veneer train --out"), said[said.rindex("veneer train --out") :].strip()
+    assert first == 1  # told at the start too
     assert shlex.split(command) == ["veneer", "train", "--out", str(folder), "--resume"]
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit) as done:
@@ -241,6 +244,47 @@ def test_a_second_ctrl_c_stops_at_once_and_can_be_resumed_even_before_the_first_
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "run")
 
 
+def _advise(base: Path, mode: str) -> None:
+    """Let a base say that it is one of sentence embeddings, pooled that way."""
+    (base / "1_Pooling").mkdir(exist_ok=True)
+    (base / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}), encoding="utf-8")
+
+
+def test_a_run_that_pools_as_its_base_advises_is_resumed_counted_and_made_again_from_its_own_configuration(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` came to `cls` with our own head; `config.yaml` says `cls`, which without the advice is the family's own."""
+    base = Path(shutil.copytree(tiny_base("bert"), tmp_path / "base"))
+    _advise(base, "cls_token")
+    config = toy_config(tmp_path, base, training__epochs=1)
+    run(config)
+    again, stopped = tmp_path / "again", tmp_path / "stopped"
+    run(load_config(tmp_path / "run" / "config.yaml", {"out": str(again)}))
+    _stop_at(3, config.model_copy(update={"out": str(stopped)}), monkeypatch)
+    read_back = load_config(stopped / "config.yaml")
+    assert (config.pooling, read_back.pooling) == ("auto", "cls")
+    run(read_back, resume=True)
+    assert outcome(again) == outcome(stopped) == outcome(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["veneer", "inspect", str(stopped), "--json"])
+    with contextlib.suppress(SystemExit):
+        main()
+    tensors = {**load_file(stopped / "adapter_model.safetensors"), **load_file(stopped / "head.safetensors")}
+    assert json.loads(capsys.readouterr().out)["trainable"] == sum(tensor.numel() for tensor in tensors.values())
+
+
+def test_a_checkpoint_of_a_model_with_another_head_is_refused(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base's fingerprint is the same, but no longer what it says of its pooling."""
+    base = Path(shutil.copytree(tiny_base("bert"), tmp_path / "base"))
+    _advise(base, "cls_token")
+    config = toy_config(tmp_path, base, training__epochs=1)
+    _stop_at(3, config, monkeypatch)
+    shutil.rmtree(base / "1_Pooling")
+    with pytest.raises(ResumeError, match=r"does not fit the model: 28 of its tensors .* first\. Fix: .*1_Pooling"):
+        run(config, resume=True)
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "batch size": ({"training__batch_size": 6}, "configuration.training.batch_size: was 4, is 6"),
     "batch plan": ({"training__batch_size": 6}, 'batch plan: was "shuffle-sort-shuffle window=50 batch_size=4'),
@@ -329,10 +373,10 @@ def test_the_same_data_elsewhere_and_other_checkpoints_resume(
 
 def test_nothing_to_resume(tmp_path: Path, tiny_base: Base, stopped: RunConfig) -> None:
     config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
-    with pytest.raises(ResumeError, match="holds no checkpoint to resume from"):
+    with pytest.raises(ResumeError, match=r"holds no checkpoint to resume from\. Fix: --out"):
         run(config, resume=True)
     run(config)
-    with pytest.raises(ResumeError, match=r"holds a finished run: there is nothing to resume"):
+    with pytest.raises(ResumeError, match=r"holds a finished run: there is nothing to resume\. Fix: train into another --out"):
         run(config, resume=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from veneer.tasks import TASKS, Objective
 from veneer.training import loop
 from veneer.training.checkpoint import Checkpoints, Progress
 from veneer.training.loop import Job, fit, load_trained, trained_tensors
-from veneer.training.prepare import encode_split
+from veneer.training.prepare import Split, encode_split
 from veneer.training.tracking import Tracker
 
 Base = Callable[..., Path]
@@ -52,9 +53,13 @@ def make_job(tiny_base: Base) -> Callable[..., Job]:
         split = encode_split(examples, tokenizer, 64, task, labels)
         torch.manual_seed(0)
         model = build_classifier(base, 3)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):  # the head's: gradients are compared here
+                module.p = 0.0
+        model.network.get_submodule("dropout").p = 0.0  # the head's: a batch cut otherwise draws other masks
         adapt(model, AdapterPlan(rank=2, **{"dropout": 0.0} | (lora or {})))
         training = TrainingConfig(**{"batch_size": 4, "epochs": 2, "learning_rate": 1e-3} | settings)
-        return Job(model, task, objective or Objective(), split, split, training, metric, 0)
+        return Job(model, task, objective or Objective(), split, replace(split), training, metric, 0)
 
     return make
 
@@ -78,6 +83,10 @@ def step(job: Job, batches: Sequence[Sequence[int]]) -> tuple[dict[str, Any], di
     after = trained_tensors(job.model)
     load_trained(job.model, before)
     return row, {name: before[name] - after[name] for name in before}
+
+
+def evaluations(rows: list[dict[str, Any]], split: str = "dev") -> list[dict[str, Any]]:
+    return [row for row in rows if row["kind"] == "evaluation" and row["split"] == split]
 
 
 def plain(**settings: Any) -> dict[str, Any]:
@@ -208,7 +217,7 @@ def test_steps_and_epochs_are_counted(make_job: Callable[..., Job], tmp_path: Pa
     steps = [row for row in rows if row["kind"] == "step"]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
     assert [row["epoch"] for row in steps] == [0.6, 1.0, 1.6, 2.0, 2.6, 3.0]
-    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [2, 4, 6]
+    assert [row["step"] for row in evaluations(rows)] == [2, 4, 6]
 
 
 def test_every_text_is_trained_on_once_an_epoch(
@@ -229,9 +238,77 @@ def test_every_text_is_trained_on_once_an_epoch(
 
 def test_evaluation_every_few_steps_and_at_the_end(make_job: Callable[..., Job], tmp_path: Path) -> None:
     _, rows = train_all(make_job(evaluate_every=4), tmp_path)
-    evaluations = [row for row in rows if row["kind"] == "evaluation"]
-    assert [row["step"] for row in evaluations] == [4, 8, 10]
-    assert evaluations[0].keys() >= {"split", "epoch", "loss", "accuracy", "macro_f1", "micro_f1"}
+    assert [row["step"] for row in evaluations(rows)] == [4, 8, 10]
+    assert evaluations(rows)[0].keys() >= {"split", "epoch", "loss", "accuracy", "macro_f1", "micro_f1"}
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_sample_of_the_training_texts_is_evaluated_beside_dev(
+    multi: bool, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same texts each time, as many as dev has, by the plain loss and without dropout."""
+    job = make_job(multi=multi, lora={"dropout": 0.4}, objective=Objective(label_smoothing=0.3), learning_rate=1e-2)
+    dev = replace(job, dev=job.train.sample(7, seed=5))
+    sample = dev.train_sample
+    assert len(sample) == len(sample.texts) == len(sample.targets) == 7
+    rows = [example.row for example in sample.examples]
+    assert rows == sorted(set(rows))
+    assert rows != [example.row for example in dev.dev.examples]
+    for i, row in enumerate(rows):
+        span, whole = (texts.offsets for texts in (sample.texts, dev.train.texts))
+        assert sample.texts.ids[span[i] : span[i + 1]].tolist() == dev.train.texts.ids[whole[row] : whole[row + 1]].tolist()
+        assert torch.equal(sample.targets[i], dev.train.targets[row])
+    _, history = train_all(dev, tmp_path)
+    (_, last) = evaluations(history, "train")
+    logits = loop.compute_logits(dev.model, dev.train.texts)[rows]
+    targets = dev.train.targets[rows]
+    loss = functional.binary_cross_entropy_with_logits(logits, targets) if multi else functional.cross_entropy(logits, targets)
+    assert last["loss"] == pytest.approx(float(loss), rel=1e-5)
+    right = (dev.task.decide(logits) == targets).view(7, -1).all(-1).float().mean()
+    assert last["accuracy"] == pytest.approx(float(right))
+    assert last.keys() == evaluations(history)[0].keys()
+
+
+def test_no_more_than_so_many_training_texts_are_evaluated(make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(make_job().train_sample) == 20
+    monkeypatch.setattr(loop, "MOST_SAMPLED", 3)
+    assert len(make_job().train_sample) == 3
+
+
+def test_evaluating_the_sample_changes_neither_the_run_nor_its_random_numbers(
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for sampled in (True, False):
+        if not sampled:
+            monkeypatch.setattr(loop, "_scores", scores_of_dev_alone(loop._scores))
+        torch.manual_seed(1)
+        folder = tmp_path / str(sampled)
+        folder.mkdir()
+        job = make_job(lora={"dropout": 0.4}, learning_rate=1e-2)
+        job = replace(job, dev=job.train.sample(7, seed=5))
+        progress, rows = train_all(job, folder)
+        state = progress.to_json() | {"seconds": 0.0}
+        runs.append((state, evaluations(rows), trained_tensors(job.model), torch.get_rng_state()))
+    assert runs[0][:2] == runs[1][:2]
+    assert all(torch.equal(tensor, runs[1][2][name]) for name, tensor in runs[0][2].items())
+    assert torch.equal(runs[0][3], runs[1][3])
+
+
+def scores_of_dev_alone(real: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
+    return lambda job, split: real(job, split) if split is job.dev else {}
+
+
+def test_a_gpu_without_memory_names_the_settings_that_need_less(
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(loop, "split_batch", full)
+    fix = r"Fix: a lower training\.tokens_per_pass \(now 16,384; .*\) or training\.batch_size \(now 4\)"
+    with pytest.raises(TrainingError, match=rf"step 1: the memory of the GPU .*{fix}"):
+        train_all(make_job(), tmp_path)
 
 
 @pytest.fixture
@@ -241,14 +318,17 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[di
     def script(scores: list[float]) -> list[dict[str, Tensor]]:
         adapters: list[dict[str, Tensor]] = []
         told = iter(scores)
-        real = loop._evaluate
+        real, real_scores = loop._evaluate, loop._scores
+
+        def dev_as_told(job: Job, split: Split) -> dict[str, float]:
+            return real_scores(job, split) | ({"macro_f1": next(told)} if split is job.dev else {})
 
         def evaluate(job: Job, *rest: Any) -> None:
             adapters.append(trained_tensors(job.model))
             real(job, *rest)
 
         monkeypatch.setattr(loop, "_evaluate", evaluate)
-        monkeypatch.setattr(loop, "point_metrics", lambda *_: {"macro_f1": next(told), "accuracy": 0.5})
+        monkeypatch.setattr(loop, "_scores", dev_as_told)
         return adapters
 
     return script
@@ -280,7 +360,7 @@ def test_without_patience_all_steps_are_done(
 
 def test_the_best_loss_is_the_lowest(make_job: Callable[..., Job], tmp_path: Path) -> None:
     progress, rows = train_all(make_job(evaluate_every=1, metric="loss", learning_rate=2e-2), tmp_path)
-    losses = [row["loss"] for row in rows if row["kind"] == "evaluation"]
+    losses = [row["loss"] for row in evaluations(rows)]
     assert progress.best_step == 1 + losses.index(min(losses))
     assert progress.best_score == -min(losses)
     assert len(losses) == 10
@@ -290,7 +370,7 @@ def test_training_learns(make_job: Callable[..., Job], tmp_path: Path) -> None:
     """Twenty texts by heart, by the adapter: the loss falls by more than half."""
     job = make_job(epochs=12, learning_rate=1e-2, head_learning_rate=1e-9)
     _, rows = train_all(job, tmp_path)
-    losses = [row["loss"] for row in rows if row["kind"] == "evaluation"]
+    losses = [row["loss"] for row in evaluations(rows)]
     assert losses[-1] < 0.5 * losses[0]
 
 

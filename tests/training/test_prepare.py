@@ -37,6 +37,18 @@ def test_one_report_of_all_problems_of_all_files(tmp_path: Path) -> None:
     assert "train-test-duplicates" in said
 
 
+def test_files_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
+    """And with them what is wrong with the rows of the others."""
+    write_csv(tmp_path / "train.csv", [*toy_rows(8), {"text": "", "label": "good"}])
+    write_csv(tmp_path / "test.csv", [{"text": "a", "sentiment": "good"}])
+    with pytest.raises(DataError) as refused:
+        material(tmp_path, data__dev=str(tmp_path / "nowhere.csv"), data__test=str(tmp_path / "test.csv"))
+    said = str(refused.value)
+    assert "nowhere.csv: no such file" in said
+    assert "test.csv: no column 'label'" in said
+    assert "train.csv, row 9" in said
+
+
 def test_a_development_set_is_split_off(tmp_path: Path) -> None:
     """In proportion, by the seed alone, and nothing is in both."""
     toy_config(tmp_path, "no-base")

@@ -18,7 +18,7 @@ import veneer.training.run as training_run
 from toy_runs import metrics, outcome, run, toy_config, toy_rows, write_csv
 from veneer.artifact import load_artifact, read_info
 from veneer.config import load_config
-from veneer.errors import BaseError, ConfigError, DataError, LoraError, TrainingError, VerificationError
+from veneer.errors import BaseError, ConfigError, DataError, Interrupted, LoraError, TrainingError, VerificationError
 from veneer.inference import compute_logits
 from veneer.precision import Precision
 from veneer.training import loop
@@ -62,8 +62,9 @@ def test_the_rows_of_metrics(finished: tuple[training_run.TrainingResult, str]) 
     steps = [row for row in rows if row["kind"] == "step"]
     assert [row["step"] for row in steps] == list(range(1, 45))
     assert steps[0].keys() == {"kind", "step", "epoch", "loss", "learning_rate", "gradient_norm"}
-    evaluations = [row["step"] for row in rows if row["kind"] == "evaluation"]
-    assert evaluations == [*range(3, 43, 3), 44]
+    for split in ("dev", "train"):
+        evaluations = [row["step"] for row in rows if row["kind"] == "evaluation" and row["split"] == split]
+        assert evaluations == [*range(3, 43, 3), 44]
 
 
 def test_the_report(finished: tuple[training_run.TrainingResult, str]) -> None:
@@ -74,7 +75,7 @@ def test_the_report(finished: tuple[training_run.TrainingResult, str]) -> None:
     assert report["splits"] == {"train": {"texts": 42}, "dev": {"texts": 42}, "test": {"texts": 9}}
     assert report["evaluations"].keys() == {"dev", "test"}
     assert report["evaluations"]["dev"]["intervals"]["macro_f1"][0] <= report["evaluations"]["dev"]["metrics"]["macro_f1"]
-    rows = {row["step"]: row for row in metrics(result.folder) if row["kind"] == "evaluation"}
+    rows = {row["step"]: row for row in metrics(result.folder) if row["kind"] == "evaluation" and row["split"] == "dev"}
     training = report["training"]
     assert (training["best_step"], training["steps"], training["metric"], training["epochs"]) == (3, 44, "macro_f1", 4)
     assert report["evaluations"]["dev"]["metrics"]["macro_f1"] == rows[3]["macro_f1"]
@@ -93,8 +94,9 @@ def test_the_log_and_the_console(finished: tuple[training_run.TrainingResult, st
         assert "data: train 42, dev 42, test 9 texts; 2 labels, single_label" in text
         assert re.search(r"train: \d+ texts \(\d+\.\d%\) are longer than 10 tokens and cut", text)
         assert "LoRA, 13 layers" in text
+        assert f"if it stops: veneer train --out {result.folder} --resume\n" in text
         assert re.search(r"epoch 0\.29  step 3/44  dev loss \d\.\d+  macro_f1 \d\.\d+ \(best\)", text)
-    assert log.index("LoRA, 13 layers") < log.index("step 3/44")
+    assert log.index("LoRA, 13 layers") < log.index("if it stops: ") < log.index("step 3/44")
     assert "loaded again, logits of 16 texts are the same" in log
     assert "padded" not in log
     assert "42 of 42 dev rows have a text that" in shown
@@ -123,6 +125,7 @@ def test_a_base_that_cannot_pack_is_padded_and_the_log_says_so_once(tmp_path: Pa
     result = run(toy_config(tmp_path, tiny_base("bert"), training__epochs=1))
     log = (result.folder / "train.log").read_text(encoding="utf-8")
     assert log.count("texts are padded: its family has not been checked") == 1
+    assert "loaded again, logits of 12 texts are the same" in log  # the development set has no more
 
 
 def test_multi_label_focal_pairs_and_checkpointing_end_to_end(tmp_path: Path, tiny_base: Base) -> None:
@@ -236,6 +239,15 @@ def test_a_free_name_is_chosen(tmp_path: Path, tiny_base: Base, monkeypatch: pyt
         assert training_run._run_folder(named, resume=False) == Path("runs") / name
 
 
+def test_the_next_folder_that_is_free(tmp_path: Path) -> None:
+    stem = tmp_path / "a.b"
+    assert training_run.free_folder(stem) == stem
+    stem.mkdir()
+    assert training_run.free_folder(stem) == tmp_path / "a.b-2"
+    (tmp_path / "a.b-2").touch()
+    assert training_run.free_folder(stem) == tmp_path / "a.b-3"
+
+
 def test_resuming_needs_a_folder(tmp_path: Path, tiny_base: Base) -> None:
     with pytest.raises(ConfigError, match="Fix: --out DIR"):
         run(toy_config(tmp_path, tiny_base("bert"), out=None), resume=True)
@@ -292,7 +304,7 @@ def test_precision_is_settled_once(tmp_path: Path, tiny_base: Base, monkeypatch:
 
     with monkeypatch.context() as patched:
         patched.setattr(Tracker, "advance", stop)
-        with pytest.raises(training_run.Interrupted):
+        with pytest.raises(Interrupted):
             run(config)
     answer[0] = "fp32"
     assert read_info(run(config, resume=True).folder).precision == "bf16"

@@ -29,9 +29,10 @@ def demo(
     from veneer.cli.train import train_or_stop
     from veneer.demo import quickstart
     from veneer.predictor import load
+    from veneer.training import free_folder
 
     console = results()
-    config = quickstart.demo_config(out or quickstart.free_folder(Path("runs/demo")))
+    config = quickstart.demo_config(out or free_folder(Path("runs/demo")))
     result = train_or_stop(config)
     baseline = quickstart.evaluate_baseline(config)
     predictions = load(result.folder).predict(quickstart.MESSAGES)

@@ -9,9 +9,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 import typer
 from rich.table import Table
@@ -20,7 +20,7 @@ from rich.text import Text
 from veneer.cli.output import messages, results
 from veneer.errors import VeneerError
 
-PACKAGES = ("veneer", "torch", "transformers", "tokenizers", "safetensors", "datasets", "scikit-learn", "pydantic")
+REINSTALL = "pip install --force-reinstall veneer"
 PRODUCT = (512, 1024, 1024)
 SECONDS = 0.3  # of timed products a number format
 SMALL_MEMORY = 2.0  # GiB below which training the built-in base is at risk
@@ -47,7 +47,7 @@ def doctor() -> None:
     console = messages()
     for check in (_packages, _extras, _machine, _products, _training_step):
         with console.status(f"checking: {check.__name__.strip('_').replace('_', ' ')}"):
-            lines = list(check())
+            lines = list(_findings(check))
         for line in lines:
             failed += line.good is False
             mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("·", "dim")}[line.good]
@@ -57,18 +57,45 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+def _findings(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    """The lines of a check; where it fails with an exception, those before it and one that tells of it."""
+    try:
+        yield from check()
+    except Exception as error:  # whatever a broken installation raises is what this command is asked for
+        yield _failure(check.__name__.strip("_").replace("_", " "), error)
+
+
+def _failure(what: str, error: Exception) -> Line:
+    if isinstance(error, VeneerError):
+        message, _, fix = str(error).partition(". Fix: ")
+        return Line(False, what, message, fix)
+    return Line(False, what, f"{type(error).__name__}: {' '.join(str(error).split())}", REINSTALL)
+
+
 def _packages() -> Iterator[Line]:
     yield Line(True, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in PACKAGES:
-        yield Line(True, package, version(package))
+    yield Line(True, "veneer", version("veneer"))
+    for package, requirement in _requirements("").items():
+        if _missing(package):
+            yield Line(False, package, "is not installed", f"pip install '{requirement}'")
+        else:
+            yield Line(True, package, version(package))
+
+
+def _requirements(extra: str) -> dict[str, str]:
+    """Package -> requirement of one of veneer's extras, or of veneer itself for `""`."""
+    found = {}
+    for line in requires("veneer") or []:
+        requirement, _, marker = line.partition(";")
+        match = re.search(r"""extra == ['"]([\w-]+)['"]""", marker)
+        if (match[1] if match else "") == extra:
+            found[re.split(r"[^\w.-]", requirement, maxsplit=1)[0]] = requirement.strip()
+    return found
 
 
 def _extras() -> Iterator[Line]:
     """The optional packages, by the extra that brings them."""
-    extras: dict[str, list[str]] = {}
-    for requirement in requires("veneer") or []:
-        if match := re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement):
-            extras.setdefault(match[2], []).append(match[1])
+    extras = {extra: list(_requirements(extra)) for extra in metadata("veneer").get_all("Provides-Extra") or []}
     for extra, packages in extras.items():
         missing = [package for package in packages if _missing(package)]
         if missing:
@@ -147,19 +174,18 @@ def _training_step() -> Iterator[Line]:
 
     try:
         base = find_base("minilm")
-        yield Line(True, "base minilm", base.description)
-        started = time.perf_counter()
-        loss, moved, layers = _step(base)
     except VeneerError as error:
-        message, _, fix = str(error).partition(". Fix: ")
-        yield Line(False, "base minilm", message, fix)
+        yield _failure("base minilm", error)
         return
+    yield Line(True, "base minilm", base.description)
+    started = time.perf_counter()
+    loss, moved, layers = _step(base)
     seconds = time.perf_counter() - started
     finding = f"loss {loss:.3f}; {moved} of {layers} LoRA layers moved; {seconds:.1f} s with loading"
     if moved == layers:
         yield Line(True, "training step", finding)
     else:
-        yield Line(False, "training step", finding, "pip install --force-reinstall veneer torch")
+        yield Line(False, "training step", finding, REINSTALL)
 
 
 def _step(base: object) -> tuple[float, int, int]:

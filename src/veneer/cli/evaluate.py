@@ -44,7 +44,7 @@ def evaluate(
     with messages().status("loading the model"):
         predictor = load(folder, base=base)
     given = flags.overrides_of({name: value for name, value in context.params.items() if name != "base"})
-    config = run_config(folder, given)
+    config = run_config(folder, given, {"data.text": "--text", "data.label": "--label"})
     if config.data.label_names is not None and "data.label_names" not in given:
         config.data.label_names = list(predictor.info.labels)  # the file they came from may be gone
     evaluation = _evaluate(predictor, config, data)

@@ -56,13 +56,16 @@ def read_texts(source: str, folder: Path, pair: bool, columns: Mapping[str, str 
         DataError: the file cannot be read; every row that cannot be classified is told.
         InputError: the model wants pairs and no column is known for the second texts.
     """
-    data = run_config(folder, {key: value for key, value in columns.items() if value is not None}).data
+    given = {key: value for key, value in columns.items() if value is not None}
+    data = run_config(folder, given, {"data.text": "--text-column"}).data
     if pair and data.pair is None:
         raise InputError("this model was trained on pairs of texts. Fix: --pair-column COLUMN")
     if not pair and columns.get("data.pair") is not None:
         raise InputError("this model was trained on single texts. Fix: leave out --pair-column")
     try:
-        wanted = Columns(data.text, data.pair if pair else None, label=(), encoding=data.encoding)
+        # the label columns need not be there; where they are, a header is told from a row as in training
+        labels = tuple(data.label) if isinstance(data.label, list) else (data.label,)
+        wanted = Columns(data.text, data.pair if pair else None, labels, encoding=data.encoding)
         reading = read_examples(source, wanted, default_split="test", require_labels=False)
     except DataError as error:  # --text and --pair are the texts themselves here
         raise DataError(str(error).replace("--text ", "--text-column ").replace("--pair ", "--pair-column ")) from None

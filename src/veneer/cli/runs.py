@@ -8,6 +8,7 @@ from typing import Any
 
 from veneer.artifact import INFO_FILE
 from veneer.config import CONFIG_FILE, RunConfig, load_config
+from veneer.errors import ArtifactError
 
 
 def is_run(path: Path) -> bool:
@@ -15,9 +16,24 @@ def is_run(path: Path) -> bool:
     return (path / INFO_FILE).is_file()
 
 
-def run_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration that `folder` (or the run it is the `last/` of) was trained with, with `overrides` laid over it."""
+def run_config(folder: Path, overrides: Mapping[str, Any] | None = None, instead: Mapping[str, str] | None = None) -> RunConfig:
+    """The configuration that `folder` (or the run it is the `last/` of) was trained with, with `overrides` laid over it.
+
+    Args:
+        folder: a run folder.
+        overrides: dotted key -> value.
+        instead: dotted key -> flag of the keys that do where `config.yaml` is not there, if all of them are overridden.
+
+    Raises:
+        ArtifactError: the folder has no `config.yaml`, without which nobody knows what it was trained with.
+    """
     for place in (folder, folder.resolve().parent):
         if (place / CONFIG_FILE).is_file():
             return load_config(place / CONFIG_FILE, overrides)
-    return load_config(None, overrides)
+    if instead and instead.keys() <= (overrides or {}).keys():
+        return load_config(None, overrides)
+    flags = " ".join(f"{flag} COLUMN" for flag in instead.values()) if instead else ""
+    raise ArtifactError(
+        f"{folder} has no {CONFIG_FILE}, which says what it was trained with. "
+        f"Fix: copy that file too{f', or give {flags}' if flags else ''}"
+    )

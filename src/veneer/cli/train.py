@@ -10,6 +10,7 @@ import typer
 from veneer.cli import flags
 from veneer.cli.output import print_commands, print_lines, results
 from veneer.config import RunConfig, config_to_resume, load_config
+from veneer.errors import Interrupted
 
 if TYPE_CHECKING:
     from veneer.training import TrainingResult
@@ -72,6 +73,6 @@ def train_or_stop(config: RunConfig, *, resume: bool = False) -> TrainingResult:
 
     try:
         return training.train(config, resume=resume)
-    except training.Interrupted as stop:
+    except Interrupted as stop:
         typer.echo(str(stop), err=True)
         raise typer.Exit(1) from None

@@ -66,6 +66,8 @@ def _csv(text: str, source: str, columns: Columns) -> Table:
     """Comma-separated, quoted as RFC 4180 has it; a quoted cell may span lines."""
     records: list[list[str]] = []
     lines: list[int] = []
+    # A cell may be as long as the file; csv's own limit, 131,072 characters, is one of the whole process.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -75,7 +77,7 @@ def _csv(text: str, source: str, columns: Columns) -> Table:
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(_broken_csv(error, source, line)) from None
+        raise DataError(_broken_csv(error, source, line, reader.line_num)) from None
     first = text.lstrip("\r\n").partition("\n")[0]
     other = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in first and "," not in first), None)
     fix = "save it as .tsv" if other == "tabs" else "save it with commas"
@@ -83,9 +85,10 @@ def _csv(text: str, source: str, columns: Columns) -> Table:
     return _delimited(records, lines, source, columns, hint, "put a cell that holds a comma in double quotes")
 
 
-def _broken_csv(error: csv.Error, source: str, line: int) -> str:
+def _broken_csv(error: csv.Error, source: str, line: int, met: int) -> str:
+    """What is wrong with the row that begins on `line`; csv met it on the line `met`, further on where a quote was left open."""
     where = f"{source}: the row that begins on line {line} is not valid CSV"
-    if "field limit" in str(error) or "unexpected end" in str(error):
+    if "unexpected end" in str(error) or met > line:
         return f"{where}: a double quote is opened and not closed. Fix: close it, or double the quotes that belong to the text"
     return f"{where}: {error}. Fix: double the quotes inside a quoted cell; a file that quotes nothing is best saved as .tsv"
 

@@ -56,13 +56,6 @@ def demo_config(out: Path) -> RunConfig:
     )
 
 
-def free_folder(stem: Path) -> Path:
-    """`stem`, or the first of `stem-2`, `stem-3`, … that is not there."""
-    if not stem.exists():
-        return stem
-    return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
-
-
 def evaluate_baseline(config: RunConfig) -> Evaluation:
     """TF-IDF and one logistic regression a label, scored on the test file.
 

@@ -92,9 +92,9 @@ def score(
 ) -> Evaluation:
     """Score decisions against targets.
 
-    Macro scores are means over the classes that occur in the targets or the decisions (of a resample: in that resample), as
-    scikit-learn's are by default for single labels: a class that this file does not have, and that was never decided, neither
-    helps nor hurts. It is still listed in `per_class`, with zeros.
+    Macro scores are what scikit-learn gives by default. Multi-label: means over all C classes; one that is neither in the file
+    nor ever decided counts as 0. Single-label: means over the classes that occur in the targets or the decisions (of a resample:
+    in that resample); another one is still listed in `per_class`, with zeros, but neither helps nor hurts.
 
     Args:
         targets: `[N]` class ids; for multi-label `[N,C]` 0/1.
@@ -199,15 +199,15 @@ class _Outcomes:
 def _metrics(counts: _Counts, multi_label: bool) -> dict[str, Floats]:
     """Every metric, `[R]`."""
     f1 = _ratio(2 * counts.right, counts.decided + counts.true)
-    occurring = (counts.decided + counts.true > 0).astype(np.float64)
+    in_macro = np.ones_like(f1) if multi_label else (counts.decided + counts.true > 0).astype(np.float64)
     accuracy = counts.exact / counts.texts
     scores = {
         "accuracy": accuracy,
-        "macro_f1": _average(f1, occurring),
+        "macro_f1": _average(f1, in_macro),
         "micro_f1": _ratio(2 * counts.right.sum(axis=1), (counts.decided + counts.true).sum(axis=1)),
         "weighted_f1": _average(f1, counts.true),
-        "macro_precision": _average(_ratio(counts.right, counts.decided), occurring),
-        "macro_recall": _average(_ratio(counts.right, counts.true), occurring),
+        "macro_precision": _average(_ratio(counts.right, counts.decided), in_macro),
+        "macro_recall": _average(_ratio(counts.right, counts.true), in_macro),
     }
     if multi_label:
         wrong = (counts.decided + counts.true - 2 * counts.right).sum(axis=1)

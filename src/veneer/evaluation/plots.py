@@ -51,6 +51,9 @@ class _Series:
 def plot_curves(history: Sequence[Mapping[str, Any]], metric: str, path: str | Path) -> None:
     """Draw loss and `metric` over the steps of a training as a PNG at `path`, replacing it in one move.
 
+    The loss of a step is the training objective (with class weights, smoothing and dropout); the losses of evaluations are
+    plain, and so are comparable with each other.
+
     Args:
         history: rows of `metrics.jsonl`, `kind` being `step` (with `loss`) or `evaluation` (with `split`, `loss` and metrics).
         metric: what the best step was chosen by; with `loss` there is one panel.
@@ -64,7 +67,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], metric: str, path: str | P
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
         _draw_line(axes, _Series.of(steps, "loss") if name == "loss" else None)
-        _draw_points(axes, _Series.of(train, name), "train, evaluated", TRAIN, "s")
+        _draw_points(axes, _Series.of(train, name), "train", TRAIN, "s")
         _draw_points(axes, _Series.of(dev, name), "dev", DEV, "o")
         if name == metric:
             _mark_best(axes, _Series.of(dev, name), name)
@@ -73,12 +76,12 @@ def plot_curves(history: Sequence[Mapping[str, Any]], metric: str, path: str | P
 
 
 def _draw_line(axes: Axes, series: _Series | None) -> None:
-    """The loss of every step, faint, under its moving average."""
+    """The objective at every step, faint, under its moving average."""
     if series is None or not len(series):
         return
     raw, smooth = _thin(series), _thin(_smooth(series))
     axes.plot(raw.x, raw.y, color=TRAIN, alpha=0.25, linewidth=0.8)
-    axes.plot(smooth.x, smooth.y, color=TRAIN, linewidth=1.8, label="train, every step")
+    axes.plot(smooth.x, smooth.y, color=TRAIN, linewidth=1.8, label="training objective")
 
 
 def _draw_points(axes: Axes, series: _Series, label: str, colour: str, marker: str) -> None:

@@ -23,7 +23,7 @@ class RunFacts:
         splits: texts of each split, such as `{"train": 7000, "dev": 800}`.
         metric: the score on dev that chose the best step.
         best_step: the step whose adapter was kept; `steps` is how many there were.
-        seconds: of training, evaluations included.
+        seconds: of the training steps alone; evaluations, checkpoints and loading are not counted.
         texts_per_second: training texts a second of training steps.
         parameters: counts by name, such as `trainable` and `total`.
         versions: of Python and the packages that decide the numbers.

@@ -2,9 +2,9 @@
 
 Drawing a Bernoulli number for every activation of every layer costs a CPU as much as the matrix products beside it
 (`benchmarks/dropout.py`). So masks are windows into one fixed bank of random bits, each at an offset drawn from torch's
-generator: every activation is dropped with probability p over the offsets, the kept ones are scaled so that the mask's
-mean is exactly 1, and the generator's state alone decides the mask, so that a resumed run and a recomputed layer draw
-the same one. On other devices the framework's own kernel is fast, and is used.
+generator: every activation is dropped with probability p over the offsets, the kept ones are scaled so that the bank's
+mean is 1 to the dtype's precision, and the generator's state alone decides the mask, so that a resumed run and a recomputed
+layer draw the same one. On other devices the framework's own kernel is fast, and is used.
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ class SharedInput:
     """Adapted layers that read the same input, such as query, key and value: the first one called computes all of them.
 
     The outputs of the others wait here until their layer is called with the very same tensor; a layer called with another one
-    (as in cross-attention) computes alone. Nothing waits longer than until the next input.
+    (as in cross-attention) computes alone. Nothing waits longer than until the next input. Because of the waiting a model that
+    shares inputs serves one thread at a time.
     """
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:

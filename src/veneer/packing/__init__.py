@@ -1,7 +1,7 @@
 """Batches without padding: where texts lie in a batch, how they are planned, and attention that keeps them apart."""
 
 from veneer.packing.attention import PACKED_ATTENTION, enable
-from veneer.packing.batch import Batch, PackedBatch, PaddedBatch, Segments, pack, pad
+from veneer.packing.batch import Batch, PackedBatch, PaddedBatch, Pooling, Segments, pack, pad
 from veneer.packing.plan import describe_plan, plan_inference, plan_training, split_batch
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Batch",
     "PackedBatch",
     "PaddedBatch",
+    "Pooling",
     "Segments",
     "describe_plan",
     "enable",

@@ -23,6 +23,7 @@ from veneer.packing.batch import Segments
 
 PACKED_ATTENTION = "veneer_packed"
 _ROW = 16  # float32 numbers in a 512-bit register
+_LEAST_MASK = 256  # tokens
 # Finite: a row of padding may see nothing but padding through a window, and its NaN would spread in the backward pass.
 _HIDDEN = torch.finfo(torch.float32).min
 
@@ -70,11 +71,11 @@ def packed_attention(
     scale = scaling if scaling is not None else 1.0 / math.sqrt(query.shape[-1])
     # [1, h, T, d] -> [T, h, d]
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        return _varlen(q, k, v, segments, scale, causal, sliding_window).unsqueeze(0), None
     if k.shape[1] != q.shape[1]:
         repeats = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(q, k, v, segments, scale, causal, sliding_window).unsqueeze(0), None
     out: Tensor = _GroupedAttention.apply(q, k, v, segments, scale, causal, sliding_window)  # type: ignore[no-untyped-call]
     return out.unsqueeze(0), None
 
@@ -89,7 +90,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
     back = window - 1 if window else -1
     ahead = 0 if causal else back
     cu, longest = segments.cu_seqlens, segments.longest
-    gqa = k.shape[1] != q.shape[1]
     return varlen_attn(  # type: ignore[return-value]
         q.contiguous(),
         k.contiguous(),
@@ -100,7 +100,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
         longest,
         scale=scale,
         window_size=(back, ahead),
-        enable_gqa=gqa,
     )
 
 
@@ -143,17 +142,23 @@ def _scatter(source: Tensor, runs: list[tuple[int, int, int]], target: Tensor) -
         row += texts
 
 
-@lru_cache(maxsize=64)
 def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """`[L, L]` additive mask of a causal or windowed attention, or None."""
     if not causal and window is None:
         return None
-    places = torch.arange(length, device=device)
+    size = max(_LEAST_MASK, 1 << (length - 1).bit_length())  # one mask for many lengths: a shorter one's is its corner
+    return _square_mask(size, causal, window, device)[:length, :length]
+
+
+@lru_cache(maxsize=4)  # a model has two kinds at most; at 8,192 tokens each is 256 MiB
+def _square_mask(size: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
+    """`[size, size]`, float32: filling by a mask of bools takes ten times as long as adding."""
+    places = torch.arange(size, device=device)
     distance = places[:, None] - places[None, :]
     hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
     if window is not None:
         hidden = hidden | (distance.abs() >= window)
-    return torch.zeros(length, length, device=device).masked_fill_(hidden, _HIDDEN)
+    return torch.zeros(size, size, device=device).masked_fill_(hidden, _HIDDEN)
 
 
 def _mask_scores(scores: Tensor, runs: list[tuple[int, int, int]], causal: bool, window: int | None) -> None:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Pooling = Literal["cls", "mean", "last"]  # which vector of a text stands for it: its first token's, the mean, its last's
 
 
 @dataclass(frozen=True)

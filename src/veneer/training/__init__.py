@@ -1,7 +1,6 @@
 """Training: from a configuration to a verified run folder."""
 
-from veneer.training.loop import Interrupted
 from veneer.training.prepare import columns_of
-from veneer.training.run import TrainingResult, train
+from veneer.training.run import TrainingResult, free_folder, train
 
-__all__ = ["Interrupted", "TrainingResult", "columns_of", "train"]
+__all__ = ["TrainingResult", "columns_of", "free_folder", "train"]

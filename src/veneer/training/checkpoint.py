@@ -7,11 +7,10 @@ written beside and renamed, so that it is there whole or not at all. Nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from veneer.artifact import sync_files, sync_folder
+from veneer.artifact import sha256, sync_files, sync_folder
 from veneer.errors import ResumeError
 from veneer.model import Classifier
 
@@ -39,9 +38,10 @@ class Progress:
         best_score: the best score on dev so far (higher is better), or None before the first evaluation.
         best_step: its step.
         stale: evaluations since then.
-        seconds: time spent training.
+        seconds: time spent in training steps; evaluations and checkpoints are not counted.
         texts: texts trained on.
         loss_scale: the state of fp16's gradient scaler, or None.
+        best_tensors: what was trained, as it was at the best step; empty before the first evaluation.
     """
 
     step: int = 0
@@ -57,7 +57,7 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        return {key: value for key, value in asdict(self).items() if key != "best_tensors"}
+        return {key: value for key, value in vars(self).items() if key != "best_tensors"}
 
 
 class Checkpoints:
@@ -84,7 +84,7 @@ class Checkpoints:
             "format_version": FORMAT_VERSION,
             "identity": self._identity,
             "progress": progress.to_json(),
-            "sha256": _sha256(writing / "state.safetensors"),
+            "sha256": sha256(writing / "state.safetensors"),
         }
         (writing / "state.json").write_text(json.dumps(state, indent=2, ensure_ascii=False), encoding="utf-8")
         sync_files(writing.iterdir())
@@ -99,7 +99,7 @@ class Checkpoints:
         """Bring model, optimiser and random generators to the newest whole checkpoint.
 
         Raises:
-            ResumeError: there is none, or it belongs to another run; every difference is named.
+            ResumeError: there is none, it belongs to another run (every difference is named), or it lacks tensors of the model.
         """
         state, tensors = self._own()
         progress = Progress(**state["progress"])
@@ -134,7 +134,7 @@ class Checkpoints:
                     raise ResumeError(
                         f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}"
                     )
-                if _sha256(folder / "state.safetensors") != state["sha256"]:
+                if sha256(folder / "state.safetensors") != state["sha256"]:
                     raise ValueError("its checksum is not the one saved")
                 return state, load_file(folder / "state.safetensors")
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -161,6 +161,14 @@ def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress
 
 
 def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+    shapes = {name: parameter.shape for name, parameter in model.trainable().items()}
+    lacking = [name for name, shape in shapes.items() if getattr(tensors.get(f"parameter/{name}"), "shape", None) != shape]
+    if lacking:
+        raise ResumeError(
+            f"the checkpoint does not fit the model: {len(lacking)} of its tensors are missing or of another shape, "
+            f"{lacking[0]} first. Fix: give the same base, 1_Pooling/config.json included, "
+            "or train again into another --out"
+        )
     with torch.no_grad():
         for name, parameter in model.trainable().items():
             parameter.copy_(tensors[f"parameter/{name}"])
@@ -190,8 +198,3 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from veneer import lora
 from veneer.config import TrainingConfig
-from veneer.errors import TrainingError, VeneerError
+from veneer.errors import Interrupted, TrainingError
 from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
 from veneer.inference import compute_logits
 from veneer.model import Classifier
@@ -27,10 +28,7 @@ from veneer.training.prepare import Split
 from veneer.training.tracking import Tracker
 
 PROBE_STEPS = 3  # after this many steps the adapter must have moved
-
-
-class Interrupted(VeneerError):
-    """The person stopped the run; a checkpoint is saved."""
+MOST_SAMPLED = 1000  # training texts that are evaluated beside dev
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,11 @@ class Job:
     seed: int
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
 
+    @cached_property
+    def train_sample(self) -> Split:
+        """The training texts that are evaluated whenever dev is: the same ones each time, and no more than dev has."""
+        return self.train.sample(min(len(self.dev), MOST_SAMPLED), self.seed)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
@@ -67,7 +70,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     """Train to the end, or until no better score comes; the best adapter's tensors are in the result's `best_tensors`.
 
     Raises:
-        TrainingError: a loss or a gradient that is not finite, or an adapter that does not move.
+        TrainingError: a loss or a gradient that is not finite, an adapter that does not move, or a step that the GPU's memory
+            does not hold.
         Interrupted: stopped from outside, after saving a checkpoint.
         ResumeError: `resume`, and there is no checkpoint of this run.
     """
@@ -81,7 +85,10 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     job.model.train()
     with Interrupt() as interrupt, tracker.bar(job.steps, progress.step):
         for batches in _remaining(job, progress):
-            row = _step(job, optimizer, progress, batches)
+            try:
+                row = _step(job, optimizer, progress, batches)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(_too_large(job, progress)) from error
             tracker.advance(row)
             _check(job, row, tracker)
             if _evaluation_is_due(job, progress):
@@ -189,6 +196,15 @@ def _calmer(job: Job) -> str:
     return f"Fix: a lower training.learning_rate (now {job.settings.learning_rate:g}), or training.precision: fp32"
 
 
+def _too_large(job: Job, progress: Progress) -> str:
+    settings = job.settings
+    return (
+        f"step {progress.step}: the memory of the GPU does not hold a forward pass with its gradient. "
+        f"Fix: a lower training.tokens_per_pass (now {settings.tokens_per_pass:,}; the result stays the same) or "
+        f"training.batch_size (now {settings.batch_size})"
+    )
+
+
 def _evaluation_is_due(job: Job, progress: Progress) -> bool:
     if job.settings.evaluate_every == "epoch":
         return progress.batch == 0
@@ -196,14 +212,10 @@ def _evaluation_is_due(job: Job, progress: Progress) -> bool:
 
 
 def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
-    """Score dev, remember the adapter if it is the best so far."""
-    logits = compute_logits(job.model, job.dev.texts)
-    loss = float(job.task.losses(logits, job.dev.targets, Objective()).mean())
-    classes = logits.shape[1]
-    scores = point_metrics(job.dev.targets.numpy(), job.task.decide(logits).numpy(), classes, job.task.name == "multi_label")
-    scores["loss"] = loss
-    if not math.isfinite(loss):
-        raise TrainingError(f"step {progress.step}: the loss on dev is {loss}. {_calmer(job)}")
+    """Score dev, remember the adapter if it is the best so far; score the sample of training texts beside it, for the curves."""
+    scores = _scores(job, job.dev)
+    if not math.isfinite(scores["loss"]):
+        raise TrainingError(f"step {progress.step}: the loss on dev is {scores['loss']}. {_calmer(job)}")
     score = -scores[job.metric] if job.metric in LOWER_IS_BETTER else scores[job.metric]
     best = progress.best_score is None or score > progress.best_score
     if best:
@@ -212,9 +224,20 @@ def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
     else:
         progress.stale += 1
     epoch = progress.epoch + progress.batch * job.settings.batch_size / len(job.train)
-    tracker.record({"kind": "evaluation", "step": progress.step, "epoch": round(epoch, 4), "split": "dev", **scores})
+    row = {"kind": "evaluation", "step": progress.step, "epoch": round(epoch, 4)}
+    tracker.record({**row, "split": "dev", **scores})
+    tracker.record({**row, "split": "train", **_scores(job, job.train_sample)})
     speed = progress.texts / progress.seconds if progress.seconds else 0.0
     tracker.say(
-        f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  dev loss {loss:.4f}  {job.metric} {scores[job.metric]:.4f}"
-        f"{' (best)' if best else ''}  {speed:.0f} texts/s"
+        f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  dev loss {scores['loss']:.4f}  "
+        f"{job.metric} {scores[job.metric]:.4f}{' (best)' if best else ''}  {speed:.0f} texts/s"
     )
+
+
+def _scores(job: Job, split: Split) -> dict[str, float]:
+    """The metrics of a split and its loss: the plain one without class weights or smoothing, and without dropout."""
+    logits = compute_logits(job.model, split.texts)
+    scores = point_metrics(
+        split.targets.numpy(), job.task.decide(logits).numpy(), logits.shape[1], job.task.name == "multi_label"
+    )
+    return {**scores, "loss": float(job.task.losses(logits, split.targets, Objective()).mean())}

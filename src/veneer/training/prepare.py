@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +24,7 @@ from veneer.data import (
     encode,
     raise_on_errors,
     read_examples,
+    render_problems,
     split_examples,
 )
 from veneer.errors import ConfigError, DataError
@@ -46,6 +48,17 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def sample(self, most: int, seed: int) -> Split:
+        """At most `most` of the texts, in their order, drawn by a generator of their own from `seed`."""
+        if len(self) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
+        texts, lengths = self.texts, self.texts.lengths
+        tokens = np.repeat(np.isin(np.arange(len(self)), rows), lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths[rows])])
+        chosen = EncodedTexts(texts.ids[tokens], texts.type_ids[tokens], offsets, cut=0)
+        return Split(tuple(self.examples[row] for row in rows), chosen, self.targets[rows])
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ def read_material(config: RunConfig) -> Material:
     columns = columns_of(data)
     files = {"train": data.train, "dev": data.dev, "test": data.test}
     sources = {name: source for name, source in files.items() if source is not None}
-    readings = {name: read_examples(source, columns, default_split=_hub_split(name)) for name, source in sources.items()}
+    readings = _read_all(sources, columns)
     multi_label = _is_multi_label(config.task, readings["train"])
     labels = LabelSet(columns.label_names) if columns.label_names else _label_set(readings["train"])
     problems = [problem for reading in readings.values() for problem in reading.problems]
@@ -115,6 +128,21 @@ def read_material(config: RunConfig) -> Material:
         {name: reading.fingerprint for name, reading in readings.items()},
         tuple(problems),
     )
+
+
+def _read_all(sources: dict[str, str], columns: Columns) -> dict[str, Reading]:
+    """Every source read, or one error that tells what is wrong with all of them."""
+    readings: dict[str, Reading] = {}
+    unreadable = []
+    for name, source in sources.items():
+        try:
+            readings[name] = read_examples(source, columns, default_split=_hub_split(name))
+        except DataError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        others = render_problems(problem for reading in readings.values() for problem in reading.problems)
+        raise DataError("\n".join([*unreadable, *([others] if others else [])]))
+    return readings
 
 
 def encode_split(

@@ -23,7 +23,7 @@ from veneer.bases import BaseLocation, find_base, fingerprint, load_config, load
 from veneer.config import CONFIG_FILE, RunConfig
 from veneer.config import load_config as load_run_config
 from veneer.data import encode, render_problems
-from veneer.errors import ConfigError, InputError, ResumeError, VerificationError
+from veneer.errors import ConfigError, InputError, Interrupted, ResumeError, VerificationError
 from veneer.evaluation.metrics import Evaluation, score
 from veneer.evaluation.plots import plot_curves
 from veneer.evaluation.report import RunFacts, build_report
@@ -34,11 +34,11 @@ from veneer.packing import describe_plan
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
 from veneer.training.checkpoint import Checkpoints, Progress, has_checkpoint
-from veneer.training.loop import Interrupted, Job, fit, load_trained, trained_tensors
+from veneer.training.loop import Job, fit, load_trained, trained_tensors
 from veneer.training.prepare import Material, Split, encode_split, read_material
 from veneer.training.tracking import Tracker
 
-PROBES = 16  # development texts whose logits are compared after saving
+PROBES = 16  # at most so many development texts have their logits compared after saving
 PROBE_TOLERANCE = 1e-5
 
 
@@ -100,7 +100,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
             result = _finish(setting, job, progress, tracker)
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped"
-            raise Interrupted(f"{reason}. To go on: veneer train --out {shlex.quote(str(folder))} --resume") from None
+            raise Interrupted(f"{reason}. To go on: {_resume_command(folder)}") from None
     checkpoints.remove()
     return result
 
@@ -112,9 +112,14 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
             raise ConfigError("--resume needs the run folder. Fix: --out DIR")
         folder = Path(config.out)
         if (folder / INFO_FILE).exists() and not has_checkpoint(folder):
-            raise ResumeError(f"{folder} holds a finished run: there is nothing to resume")
+            raise ResumeError(
+                f"{folder} holds a finished run: there is nothing to resume. Fix: train into another --out, without --resume"
+            )
         if not has_checkpoint(folder):
-            raise ResumeError(f"{folder} holds no checkpoint to resume from")
+            raise ResumeError(
+                f"{folder} holds no checkpoint to resume from. "
+                "Fix: --out with the folder of an unfinished run, or leave out --resume to train from the start"
+            )
         return folder
     if config.out is not None:
         folder = Path(config.out)
@@ -124,8 +129,18 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
     stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
-    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-    return next(folder for name in names if not (folder := Path("runs") / name).exists())
+    return free_folder(Path("runs") / stem)
+
+
+def free_folder(stem: Path) -> Path:
+    """`stem`, or the first of `stem-2`, `stem-3`, … that is not there."""
+    if not stem.exists():
+        return stem
+    return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
+
+
+def _resume_command(folder: Path) -> str:
+    return f"veneer train --out {shlex.quote(str(folder))} --resume"
 
 
 def _open_folder(setting: _Setting) -> None:
@@ -238,8 +253,8 @@ def _announce(setting: _Setting, tracker: Tracker) -> None:
     model, splits = setting.model, setting.splits
     tracker.say(f"base: {setting.base.description}")
     tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {torch.get_num_threads()} threads")
-    if model.packs is not None:
-        tracker.say(f"texts are padded: {model.packs}")
+    if model.padding_reason is not None:
+        tracker.say(f"texts are padded: {model.padding_reason}")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     tracker.say(f"data: {sizes} texts; {len(setting.material.labels)} labels, {setting.material.task.name}")
     for name, split in splits.items():
@@ -249,6 +264,7 @@ def _announce(setting: _Setting, tracker: Tracker) -> None:
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
     tracker.show(_parameter_table(model))
+    tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
 def _parameter_table(model: Classifier) -> Table:
@@ -286,8 +302,8 @@ def _finish(setting: _Setting, job: Job, progress: Progress, tracker: Tracker) -
     save_artifact(folder / "last", model, setting.tokenizer, _info(setting, last_dev or evaluations["dev"]))
     load_trained(model, progress.best_tensors)
     save_artifact(folder, model, setting.tokenizer, _info(setting, evaluations["dev"]))
-    _verify(setting)
-    tracker.note(f"saved in {folder}: loaded again, logits of {PROBES} texts are the same")
+    probes = _verify(setting)
+    tracker.note(f"saved in {folder}: loaded again, logits of {probes} texts are the same")
     return TrainingResult(folder, report, evaluations)
 
 
@@ -341,8 +357,8 @@ def _info(setting: _Setting, dev: Evaluation) -> ArtifactInfo:
     )
 
 
-def _verify(setting: _Setting) -> None:
-    """Load the folder as anybody would and compare the logits of probe texts with those in memory."""
+def _verify(setting: _Setting) -> int:
+    """Load the folder as anybody would and compare the logits of probe texts with those in memory; how many were compared."""
     examples = setting.splits["dev"].examples[:PROBES]
     pairs = [example.pair or "" for example in examples] if setting.material.pair else None
     texts = [example.text for example in examples]
@@ -359,3 +375,4 @@ def _verify(setting: _Setting) -> None:
     if problem:
         (setting.folder / INFO_FILE).unlink()
         raise VerificationError(f"the adapter saved in {setting.folder} {problem}. The checkpoint is kept; please report this")
+    return len(examples)

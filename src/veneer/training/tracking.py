@@ -56,8 +56,8 @@ class Tracker:
         self._metrics = self._path.open("a", encoding="utf-8")
 
     def say(self, message: str) -> None:
-        """A line for the person and the log."""
-        self._console.print(escape(message), highlight=False)
+        """A line for the person and the log; not broken at the console's width, so that a command in it can be copied."""
+        self._console.print(escape(message), highlight=False, soft_wrap=True)
         self.note(message)
 
     def show(self, renderable: Any) -> None:
