@@ -112,12 +112,10 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
         )
         job = Job(model, task, Objective(), part, dev, settings, "accuracy", seed)
         with tempfile.TemporaryDirectory() as name, Tracker(Path(name), Console(quiet=True)) as tracker:
-            start = time.perf_counter()
-            fit(job, Checkpoints(Path(name), {}), tracker)
-            _wait(device)
-            seconds = time.perf_counter() - start
+            progress = fit(job, Checkpoints(Path(name), {}), tracker)
         tokens = int(part.texts.lengths.sum())
-        return {"seconds": seconds, "texts": len(part), "tokens": tokens, "places": tokens, **_device_peak(device)}
+        # Of the steps alone: the Trainer is not asked to evaluate or to save, so neither may count here.
+        return {"seconds": progress.seconds, "texts": len(part), "tokens": tokens, "places": tokens, **_device_peak(device)}
 
     return work, facts
 
