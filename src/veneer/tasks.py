@@ -1,4 +1,4 @@
-"""The two tasks: targets, loss, probabilities and decisions.
+"""The two tasks: targets, loss, probabilities and decisions, the latter two as a calibration says.
 
 Knows torch and label ids; knows nothing of models, files or metrics. A loss is given a text, `[N]`, so that a batch cut into
 micro-batches has the gradient of the whole.
@@ -6,9 +6,10 @@ micro-batches has the gradient of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +36,91 @@ class Objective:
     label_smoothing: float = 0.0
 
 
+@dataclass(frozen=True)
+class Promise:
+    """A share of texts that something shall hold for, and the probability at which it does.
+
+    Attributes:
+        target: the share asked for, such as 0.95.
+        level: the probability from which on a class is in the set, or an answer is given.
+        texts: how many labelled texts the level was found on.
+    """
+
+    target: float
+    level: float
+    texts: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become probabilities and decisions, fitted on labelled texts after training.
+
+    Logits z become z' = slope·z + shift; probabilities are their softmax or sigmoid. An empty tuple stands for "not fitted".
+
+    Attributes:
+        slopes: 1/temperature: one for single-label, `[C]` for multi-label.
+        shifts: `[C]`, of multi-label tasks (Platt scaling).
+        offsets: `[C]`, of single-label tasks: added to z' before the largest is taken.
+        thresholds: `[C]`, of multi-label tasks: the probability from which on a label is given.
+        coverage: sets of classes that hold the right ones for a share of the texts.
+        precision: answers that are right for a share of the answered texts; the others are abstained from.
+    """
+
+    slopes: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    coverage: Promise | None = None
+    precision: Promise | None = None
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """`[N, C]` float32 logits z' of `[N, C]` logits z."""
+        z = logits.float()
+        if self.slopes:
+            z = z * z.new_tensor(self.slopes)
+        return z + z.new_tensor(self.shifts) if self.shifts else z
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, what `from_json` reads."""
+        tree: dict[str, Any] = {name: list(getattr(self, name)) for name in _NUMBERS}
+        promises = {name: getattr(self, name) for name in _PROMISES}
+        return tree | {name: None if one is None else vars(one) | {} for name, one in promises.items()}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any], task: TaskName, classes: int) -> Calibration:
+        """The inverse of `to_json`, checked.
+
+        Raises:
+            ValueError: a key or a value is not what `to_json` writes for this task and number of classes.
+        """
+        if set(tree) != {*_NUMBERS, *_PROMISES}:
+            raise ValueError(f"a calibration has the keys {', '.join([*_NUMBERS, *_PROMISES])}, not {', '.join(map(str, tree))}")
+        sizes = {"slopes": 1, "offsets": classes} if task == "single_label" else dict.fromkeys(_NUMBERS, classes) | {"offsets": 0}
+        numbers: dict[str, Any] = {}
+        for name in _NUMBERS:
+            values = tree[name]
+            if not isinstance(values, list) or len(values) not in (0, sizes.get(name, 0)) or not all(map(_is_number, values)):
+                raise ValueError(f"calibration.{name} is not {sizes.get(name, 0)} finite numbers: {str(values)[:60]}")
+            numbers[name] = tuple(float(value) for value in values)
+        return cls(**numbers, coverage=_promise("coverage", tree["coverage"]), precision=_promise("precision", tree["precision"]))
+
+
+_NUMBERS = ("slopes", "shifts", "offsets", "thresholds")
+_PROMISES = ("coverage", "precision")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _promise(name: str, tree: Any) -> Promise | None:
+    if tree is None:
+        return None
+    if not isinstance(tree, dict) or set(tree) != {"target", "level", "texts"} or not all(map(_is_number, tree.values())):
+        raise ValueError(f"calibration.{name} is not a target, a level and a number of texts: {str(tree)[:60]}")
+    return Promise(float(tree["target"]), float(tree["level"]), int(tree["texts"]))
+
+
 class Task(Protocol):
     """What distinguishes one kind of labels from another."""
 
@@ -46,11 +132,14 @@ class Task(Protocol):
     def losses(self, logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
         """`[N]` losses of `[N, C]` logits."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]` probabilities."""
 
-    def decide(self, logits: Tensor) -> Tensor:
+    def decide(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """Decisions in the form of the targets."""
+
+    def confidence(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
+        """`[N]` probabilities that the decision on a text is right as a whole."""
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """`[C]` float32 weights that let rare classes count more, `balanced` in the configuration."""
@@ -75,13 +164,20 @@ class SingleLabel:
             losses = losses * (1.0 - p) ** FOCAL_GAMMA
         return losses
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]`, rows that sum to 1."""
-        return logits.float().softmax(-1)
+        return (calibration or PLAIN).calibrated(logits).softmax(-1)
 
-    def decide(self, logits: Tensor) -> Tensor:
-        """`[N]` int64."""
-        return logits.argmax(-1)
+    def decide(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
+        """`[N]` int64: the largest logit, or the largest z' + offset."""
+        if calibration is None or not calibration.offsets:
+            return logits.argmax(-1)
+        return (calibration.calibrated(logits) + logits.new_tensor(calibration.offsets, dtype=torch.float32)).argmax(-1)
+
+    def confidence(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
+        """`[N]`: the probability of the decided class."""
+        decided = self.decide(logits, calibration)
+        return self.probabilities(logits, calibration).gather(1, decided[:, None]).squeeze(1)
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """n / (C·n_c) over the C classes with texts, as scikit-learn's `balanced`: their mean over the texts is 1.
@@ -115,13 +211,21 @@ class MultiLabel:
             losses = losses * (1.0 - torch.where(targets > 0.5, p, 1.0 - p)) ** FOCAL_GAMMA
         return losses.mean(-1)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]`, each its own probability."""
-        return logits.float().sigmoid()
+        return (calibration or PLAIN).calibrated(logits).sigmoid()
 
-    def decide(self, logits: Tensor) -> Tensor:
-        """`[N, C]` bool: probability above 0.5."""
-        return logits > 0
+    def decide(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
+        """`[N, C]` bool: probability above 0.5, or at least the label's threshold."""
+        if calibration is None or not calibration.thresholds:
+            return (calibration or PLAIN).calibrated(logits) > 0
+        probabilities = self.probabilities(logits, calibration)
+        return probabilities >= probabilities.new_tensor(calibration.thresholds)
+
+    def confidence(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
+        """`[N]`: the product of each label's probability of being as decided, as if labels were independent."""
+        probabilities = self.probabilities(logits, calibration)
+        return torch.where(self.decide(logits, calibration), probabilities, 1.0 - probabilities).prod(-1)
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """sqrt(negatives / positives) of each label, 0.1 to 10: the plain ratio overshoots badly on labels of a percent.
@@ -133,4 +237,5 @@ class MultiLabel:
         return torch.where(positives > 0, ratio.sqrt().clamp(0.1, 10.0), 1.0)
 
 
+PLAIN = Calibration()
 TASKS: dict[TaskName, Task] = {"single_label": SingleLabel(), "multi_label": MultiLabel()}
