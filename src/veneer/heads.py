@@ -4,13 +4,16 @@ A family's own head reads one vector a text, but its code takes it from `hidden[
 all texts) or from "the last token that is no padding". Here the vectors are gathered first, by where the texts lie, and the head
 is called with them.
 
-Knows the heads of transformers' sequence classifiers; knows nothing of LoRA, batching or files.
+Where one token of a text is pooled, nothing reads the last layer's other outputs: `narrow_last_layer` spares them.
+
+Knows the heads and last layers of transformers' models; knows nothing of LoRA, batching or files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from veneer.errors import BaseError
-from veneer.packing import Pooling, Segments
+from veneer.packing import Pooling, Segments, attend_from_one
 
 OUTPUT_LAYERS = frozenset({"classifier", "score"})  # of the families' own heads: the module that gives the C logits
 
@@ -58,15 +61,63 @@ def plan_head(config: PreTrainedConfig, pooling: str, advised: Pooling | None, c
 
 def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
     """`[T, H]` hidden states of a pack -> `[N, H]` float32, one vector a text."""
-    cu = segments.cu_seqlens.long()
-    if pooling == "cls":
-        return hidden[cu[:-1]].float()
-    if pooling == "last":
-        return hidden[cu[1:] - 1].float()
-    lengths = torch.diff(cu)
+    if pooling != "mean":
+        return hidden[_pooled_tokens(segments, pooling)].float()
+    lengths = torch.diff(segments.cu_seqlens.long())
     texts = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=len(hidden))
     sums = torch.zeros(len(lengths), hidden.shape[-1], device=hidden.device).index_add_(0, texts, hidden.float())
     return sums / lengths[:, None]
+
+
+def _pooled_tokens(segments: Segments, pooling: Pooling) -> Tensor:
+    """`[N]`: where the token that stands for a text lies in the pack."""
+    cu = segments.cu_seqlens.long()
+    return cu[:-1] if pooling == "cls" else cu[1:] - 1
+
+
+def narrow_last_layer(network: nn.Module, pooling: Pooling) -> str | None:
+    """Let the last layer of a packed encoder give the pooled tokens alone, `[1, N, H]` instead of `[1, T, H]`.
+
+    Keys and values are still of all tokens; query, attention's output and feed-forward are of one token a text. The layer's
+    modules stay as they are, so that LoRA and state dicts do not notice. Gradient checkpointing leaves this layer out, which costs
+    no memory at the peak: the backward pass begins with it.
+
+    Returns:
+        The path of the last layer's query, which then reads another input than key and value; None where nothing was
+        changed: mean pooling reads all tokens, and not every family's layer is known here.
+    """
+    net: Any = network
+    family = _LAST_LAYERS.get(net.config.model_type)
+    if family is None or pooling == "mean" or getattr(net.config, "is_decoder", False):
+        return None
+    path, query, forward = family
+    layers: Any = net.base_model.get_submodule(path)
+    layers[-1].forward = partial(forward, layers[-1], pooling)
+    name = f"{path}.{len(layers) - 1}.{query}"
+    return name if net is net.base_model else f"{net.base_model_prefix}.{name}"
+
+
+def _bert_last(layer: Any, pooling: Pooling, hidden: Tensor, *_: Any, segments: Segments, **__: Any) -> Tensor:
+    inner, rows = layer.attention.self, hidden[0]  # [T, H]
+    pooled = rows[_pooled_tokens(segments, pooling)]  # [N, H]
+    context = _attend(inner, inner.query(pooled), inner.key(rows), inner.value(rows), segments)
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(context, pooled))
+    return output[None]
+
+
+def _distilbert_last(layer: Any, pooling: Pooling, hidden: Tensor, *_: Any, segments: Segments, **__: Any) -> Tensor:
+    inner, rows = layer.attention, hidden[0]
+    pooled = rows[_pooled_tokens(segments, pooling)]
+    context = inner.out_lin(_attend(inner, inner.q_lin(pooled), inner.k_lin(rows), inner.v_lin(rows), segments))
+    attended = layer.sa_layer_norm(context + pooled)
+    output: Tensor = layer.output_layer_norm(layer.ffn(attended[None])[0] + attended)
+    return output[None]
+
+
+def _attend(inner: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    """`[N, H]` of `[N, H]` queries and `[T, H]` keys and values."""
+    query, key, value = (rows.view(len(rows), -1, inner.attention_head_size) for rows in (query, key, value))
+    return attend_from_one(query, key, value, segments, inner.scaling).flatten(1)
 
 
 def own_head(network: nn.Module, pooled: Tensor) -> Tensor:
@@ -131,4 +182,16 @@ _OWN_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "mpnet": _first_token,
     "roberta": _first_token,
     "xlm-roberta": _first_token,
+}
+
+# Family -> path of its layers inside the base model, path of the query inside a layer, and what the last one does instead.
+_BERT_LAST = ("encoder.layer", "attention.self.query", _bert_last)
+_LAST_LAYERS: dict[str, tuple[str, str, Callable[..., Tensor]]] = {
+    "bert": _BERT_LAST,
+    "camembert": _BERT_LAST,
+    "distilbert": ("transformer.layer", "attention.q_lin", _distilbert_last),
+    "electra": _BERT_LAST,
+    "ernie": _BERT_LAST,
+    "roberta": _BERT_LAST,
+    "xlm-roberta": _BERT_LAST,
 }

@@ -31,7 +31,7 @@ from veneer.bases import (
 )
 from veneer.data import EncodedTexts
 from veneer.errors import BaseError, LoraError
-from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, own_head, plan_head, pool
+from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, narrow_last_layer, own_head, plan_head, pool
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling
@@ -68,6 +68,7 @@ class Classifier(nn.Module):
         head: our linear head `[H] -> [C]`, or None where the family's own is used.
         plan: which vector of a text is classified, and by what.
         padding_reason: why texts are padded, or None where they are packed.
+        narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
     """
@@ -79,6 +80,7 @@ class Classifier(nn.Module):
         self.network = network
         self.plan = plan
         self.padding_reason = padding_reason
+        self.narrowed_query = narrow_last_layer(network, plan.pooling) if padding_reason is None else None
         config: PreTrainedConfig = network.config  # type: ignore[assignment]
         self.head = None if plan.own else nn.Linear(config.get_text_config().hidden_size, num_labels)
         self._heads = head_modules(network) if plan.own else {}
@@ -113,12 +115,17 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """`[N, C]` float32 logits."""
-        pooled = pool(self._hidden(batch), batch.segments, self.plan.pooling)
+        pooled = self.pooled(batch)
         logits: Tensor = own_head(self.network, pooled) if self.head is None else self.head(pooled)
         return logits.float()
 
+    def pooled(self, batch: Batch) -> Tensor:
+        """`[N, H]` float32, the vector that stands for each text."""
+        hidden = self._hidden(batch)
+        return hidden.float() if self.narrowed_query else pool(hidden, batch.segments, self.plan.pooling)
+
     def _hidden(self, batch: Batch) -> Tensor:
-        """`[T, H]` hidden states, texts end to end, whichever way the base ran."""
+        """`[T, H]` hidden states, texts end to end, whichever way the base ran; `[N, H]` where the last layer is narrowed."""
         # Without it a causal base keeps every layer's keys and values for words to come.
         arguments: dict[str, Any] = {"use_cache": False} if self._takes_cache else {}
         if self._takes_types:
@@ -301,5 +308,5 @@ def checkpoint_activations(model: Classifier) -> None:
 def share_inputs(model: Classifier) -> None:
     """Let adapted layers that read the same input (query, key and value) read it once."""
     layers = lora.lora_layers(model.network)
-    for group in lora.shared_input_groups(layers):
+    for group in lora.shared_input_groups(name for name in layers if name != model.narrowed_query):
         lora.SharedInput([layers[name] for name in group])

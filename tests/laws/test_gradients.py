@@ -64,7 +64,7 @@ def test_gradient_checkpointing_changes_nothing(
     once = len(calls)
     checkpoint_activations(model)
     saved = gradients(model, texts, everything)
-    assert len(calls) - once > 1.5 * once  # layers did run again
+    assert calls[once:].count(calls[0]) == 2 * calls[:once].count(calls[0])  # the first layer did run again
     assert plain.keys() == saved.keys()
     assert all(torch.equal(plain[name], saved[name]) for name in plain)
 

@@ -97,7 +97,8 @@ def test_logits_are_those_of_padded_and_of_alone(family: str, build: Any, make_t
 def test_hidden_states_are_those_of_padded(family: str, build: Any, make_texts: MakeTexts) -> None:
     texts, everything = make_texts(LENGTHS, seed=1, pairs=family in PAIRS), list(range(len(LENGTHS)))
     with torch.no_grad():
-        packed, padded = (model._hidden(model.batch(texts, everything)) for model in (build(family), build(family, pack=False)))
+        models = build(family, pooling="mean"), build(family, pooling="mean", pack=False)
+        packed, padded = (model._hidden(model.batch(texts, everything)) for model in models)
     assert packed.shape == (sum(LENGTHS), 32)
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
 
@@ -123,6 +124,36 @@ def test_texts_do_not_see_each_other(family: str, build: Any, make_texts: MakeTe
     others = [index for index in range(len(LENGTHS)) if index != place]
     torch.testing.assert_close(first[others], second[others], rtol=0, atol=1e-6)
     assert (first[place] - second[place]).abs().max() > 1e-3
+
+
+NARROWED = "bert roberta distilbert electra ernie xlm-roberta camembert".split()
+
+
+@pytest.mark.parametrize("family", NARROWED)
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_the_last_layer_computes_the_pooled_tokens_alone(family: str, pooling: str, build: Any, make_texts: MakeTexts) -> None:
+    packed, padded, texts = build(family, pooling=pooling), build(family, pooling=pooling, pack=False), make_texts(LENGTHS)
+    everything, rows = list(range(len(texts))), {}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: rows.__setitem__(name, output.numel() // output.shape[-1]))
+        for name, layer in lora_layers(packed).items()
+    ]
+    together = gradients(packed, texts, [everything])
+    for hook in hooks:
+        hook.remove()
+    assert padded.narrowed_query is None
+    last, query = packed.narrowed_query.split(".attention")[0], packed.narrowed_query
+    inside = {name.removeprefix("network.") for name in rows if f"{last}." in name}
+    narrow = {name.removeprefix("network.") for name, count in rows.items() if f"{last}." in name and count == len(LENGTHS)}
+    keys = {name for name in inside if name.endswith((".key", ".value", ".k_lin", ".v_lin"))}
+    assert (len(keys), narrow) == (2, inside - keys)
+    assert query in narrow
+    assert_same_gradients(together, gradients(padded, texts, [everything]))
+    assert_same_gradients(together, gradients(packed, texts, [[index] for index in everything]))
+
+
+def test_with_mean_pooling_the_last_layer_computes_all_tokens(build: Any) -> None:
+    assert build("bert", pooling="mean").narrowed_query is None
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "qwen2"])

@@ -80,13 +80,16 @@ class _FusedGroup(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, mask: Tensor | None, shape: _Shape, *flat: Tensor | None) -> tuple[Tensor, ...]:
         weights, biases, a, b = (flat[part::4] for part in range(4))
         down = _joined(a).mul(shape.scale).to(x.dtype)  # s·A, [Σr, in]
-        low = (x if mask is None else x * mask) @ down.t()  # [T, Σr]
+        dropped = x if mask is None else x * mask
+        low = dropped @ down.t()  # [T, Σr]
         ups = [one.to(x.dtype) for one in b if one is not None]
         outputs = []
         for weight, bias, up, one_low in zip(weights, biases, ups, _columns(low, shape), strict=True):
             y = torch.nn.functional.linear(x, weight.t() if shape.transposed else weight, bias)  # type: ignore[union-attr, arg-type]
             outputs.append(y.addmm_(one_low, up.t()))
-        ctx.save_for_backward(x, mask, down, low, *weights, *ups)
+        trains_base = any(ctx.needs_input_grad[3::4])
+        # `dropped` is kept rather than made again: nothing else keeps x, and the mask is a view of the bank
+        ctx.save_for_backward(x if trains_base else None, dropped, mask, down, low, *weights, *ups)
         ctx.shape = shape
         return tuple(outputs)
 
@@ -94,7 +97,7 @@ class _FusedGroup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         shape: _Shape = ctx.shape
-        x, mask, down, low, *rest = ctx.saved_tensors
+        x, dropped, mask, down, low, *rest = ctx.saved_tensors
         weights, ups = rest[: shape.count], rest[shape.count :]
         wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         flat: list[Tensor | None] = [None] * len(wanted)
@@ -111,7 +114,7 @@ class _FusedGroup(torch.autograd.Function):
             if wanted[place + 1]:
                 flat[place + 1] = grad.sum(0)
         grad_low = _joined(grad_lows, dim=1)  # g·B, [T, Σr]
-        grad_down = _as_trained(grad_low.t() @ (x if mask is None else x * mask)).mul_(shape.scale)
+        grad_down = _as_trained(grad_low.t() @ dropped).mul_(shape.scale)
         for number in range(shape.count):
             flat[4 * number + 2] = grad_down[number * shape.rank : (number + 1) * shape.rank]
         if grad_x is not None:

@@ -1,6 +1,6 @@
 """Batches without padding: where texts lie in a batch, how they are planned, and attention that keeps them apart."""
 
-from veneer.packing.attention import PACKED_ATTENTION, enable
+from veneer.packing.attention import PACKED_ATTENTION, attend_from_one, enable
 from veneer.packing.batch import Batch, PackedBatch, PaddedBatch, Pooling, Segments, pack, pad
 from veneer.packing.plan import describe_plan, plan_inference, plan_training, split_batch
 
@@ -11,6 +11,7 @@ __all__ = [
     "PaddedBatch",
     "Pooling",
     "Segments",
+    "attend_from_one",
     "describe_plan",
     "enable",
     "pack",

@@ -80,6 +80,23 @@ def packed_attention(
     return out.unsqueeze(0), None
 
 
+def attend_from_one(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float) -> Tensor:
+    """softmax(Q·Kᵀ·scaling)·V of one query a text, which sees all tokens of its text.
+
+    Args:
+        query: `[N, h, d]`.
+        key: `[T, h, d]`.
+        value: `[T, h, d]`.
+
+    Returns:
+        `[N, h, d]`.
+    """
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(query, key, value, segments, scaling, causal=False, window=None)
+    out: Tensor = _GroupedAttention.apply(query, key, value, segments, scaling, False, None)  # type: ignore[no-untyped-call]
+    return out
+
+
 def _no_mask(*_: Any, **__: Any) -> None:
     """Packed texts need no mask: `segments` says who sees whom."""
 
@@ -90,32 +107,44 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
     back = window - 1 if window else -1
     ahead = 0 if causal else back
     cu, longest = segments.cu_seqlens, segments.longest
+    one = len(q) == len(segments.lengths)  # a query a text
     return varlen_attn(  # type: ignore[return-value]
         q.contiguous(),
         k.contiguous(),
         v.contiguous(),
+        torch.arange(len(q) + 1, dtype=cu.dtype, device=cu.device) if one else cu,
         cu,
-        cu,
-        longest,
+        1 if one else longest,
         longest,
         scale=scale,
         window_size=(back, ahead),
     )
 
 
-def _groups(segments: Segments) -> list[list[tuple[int, int, int]]]:
-    """Runs of equal length, gathered by padded length: each group is one set of matrix products."""
-    groups: dict[int, list[tuple[int, int, int]]] = {}
+_Runs = list[tuple[int, int, int]]  # (first row, texts, rows a text), neighbours of equal length
+
+
+def _groups(segments: Segments, queries: int) -> list[tuple[_Runs, _Runs]]:
+    """Runs of equal length, gathered by padded length: each group is one set of matrix products.
+
+    Returns:
+        The runs of the queries and those of the keys; they differ where there is one query a text.
+    """
+    groups: dict[int, tuple[_Runs, _Runs]] = {}
+    first_text = 0
     for run in segments.runs:
-        groups.setdefault(_padded(run[2]), []).append(run)
+        of_queries, of_keys = groups.setdefault(_padded(run[2]), ([], []))
+        of_queries.append((first_text, run[1], 1) if queries == len(segments.lengths) else run)
+        of_keys.append(run)
+        first_text += run[1]
     return list(groups.values())
 
 
 def _padded(length: int) -> int:
-    return -(-length // _ROW) * _ROW
+    return -(-length // _ROW) * _ROW if length > 1 else 1
 
 
-def _gather(source: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+def _gather(source: Tensor, runs: _Runs) -> Tensor:
     """`[T, h, d]` -> `[n·h, L, d]` with L the padded length; what lies behind a text is zero, so that products stay finite."""
     (_, _, longest), count = runs[0], sum(run[1] for run in runs)
     padded = _padded(longest)
@@ -131,7 +160,7 @@ def _gather(source: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
     return target.view(count * heads, padded, width)
 
 
-def _scatter(source: Tensor, runs: list[tuple[int, int, int]], target: Tensor) -> None:
+def _scatter(source: Tensor, runs: _Runs, target: Tensor) -> None:
     """The inverse of `_gather`: `[n·h, L, d]` into the rows of `target` `[T, h, d]`."""
     _, heads, width = target.shape
     rows = source.view(-1, heads, source.shape[1], width)
@@ -161,7 +190,7 @@ def _square_mask(size: int, causal: bool, window: int | None, device: torch.devi
     return torch.zeros(size, size, device=device).masked_fill_(hidden, _HIDDEN)
 
 
-def _mask_scores(scores: Tensor, runs: list[tuple[int, int, int]], causal: bool, window: int | None) -> None:
+def _mask_scores(scores: Tensor, runs: _Runs, causal: bool, window: int | None) -> None:
     """Hide, in `[n·h, L, L]` scores, what a token must not see; in place."""
     length = scores.shape[-1]
     mask = _window_mask(length, causal, window, scores.device)
@@ -181,40 +210,40 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """Attention of `[T, h, d]` queries, keys and values, group by group, with its own backward."""
+    """Attention of `[T, h, d]` or `[N, h, d]` queries over `[T, h, d]` keys and values, group by group, with its own backward."""
 
     @staticmethod
     def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, causal: bool, window: int | None
     ) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        groups = _groups(segments)
+        groups = _groups(segments, len(q))
         saved: list[Tensor] = []
-        for runs in groups:
-            queries, keys, values = _gather(q, runs), _gather(k, runs), _gather(v, runs)
+        for of_queries, runs in groups:
+            queries, keys, values = _gather(q, of_queries), _gather(k, runs), _gather(v, runs)
             scores = torch.bmm(queries, keys.transpose(1, 2)).to(_precise(q.dtype)).mul_(scale)
             _mask_scores(scores, runs, causal, window)
             weights = torch.softmax(scores, dim=-1).to(q.dtype)
-            _scatter(torch.bmm(weights, values), runs, out)
+            _scatter(torch.bmm(weights, values), of_queries, out)
             saved += [queries, keys, values, weights]
         ctx.save_for_backward(*saved)
-        ctx.groups, ctx.scale = groups, scale  # type: ignore[attr-defined]
+        ctx.groups, ctx.scale, ctx.keys = groups, scale, k.shape  # type: ignore[attr-defined]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) for _ in range(3)]
+        grads = [torch.empty(shape, dtype=grad.dtype, device=grad.device) for shape in (grad.shape, ctx.keys, ctx.keys)]
         saved = ctx.saved_tensors  # once: under gradient checkpointing a second look raises
-        for number, runs in enumerate(ctx.groups):
+        for number, (of_queries, runs) in enumerate(ctx.groups):
             queries, keys, values, weights = saved[4 * number : 4 * number + 4]
-            grad_out = _gather(grad, runs)
+            grad_out = _gather(grad, of_queries)
             _scatter(torch.bmm(weights.transpose(1, 2), grad_out), runs, grads[2])
             grad_weights = torch.bmm(grad_out, values.transpose(1, 2))
             # softmax's own backward: S·(dS − Σ S·dS), in float32
             precise = _precise(grad.dtype)
             grad_scores = torch._softmax_backward_data(grad_weights.to(precise), weights.to(precise), -1, precise)
             grad_scores = grad_scores.mul_(ctx.scale).to(grad.dtype)
-            _scatter(torch.bmm(grad_scores, keys), runs, grads[0])
+            _scatter(torch.bmm(grad_scores, keys), of_queries, grads[0])
             _scatter(torch.bmm(grad_scores.transpose(1, 2), queries), runs, grads[1])
         return grads[0], grads[1], grads[2], None, None, None, None
