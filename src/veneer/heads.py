@@ -64,8 +64,9 @@ def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
     if pooling != "mean":
         return hidden[_pooled_tokens(segments, pooling)].float()
     lengths = torch.diff(segments.cu_seqlens.long())
-    texts = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=len(hidden))
-    sums = torch.zeros(len(lengths), hidden.shape[-1], device=hidden.device).index_add_(0, texts, hidden.float())
+    tokens = sum(segments.lengths)  # what lies behind is filler
+    texts = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=tokens)
+    sums = torch.zeros(len(lengths), hidden.shape[-1], device=hidden.device).index_add_(0, texts, hidden[:tokens].float())
     return sums / lengths[:, None]
 
 

@@ -38,6 +38,11 @@ from veneer.lora.layer import Scaling
 from veneer.packing import Batch, PackedBatch
 
 
+# Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
+ROWS_MULTIPLE = 32
+LEAST_ROWS = 256
+
+
 @dataclass(frozen=True)
 class AdapterPlan:
     """Which layers are adapted, how, and what else is trained; the fields of the configuration's `lora` section."""
@@ -109,6 +114,12 @@ class Classifier(nn.Module):
         return self.network.config  # type: ignore[return-value]
 
     @property
+    def _prepares_products(self) -> bool:
+        """Whether each new shape of a product costs time: oneDNN writes code for it, and keeps that of the last thousand."""
+        parameter = next(self.network.parameters())
+        return parameter.device.type == "cpu" and parameter.dtype != torch.float32
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.network.parameters()).device
@@ -142,7 +153,10 @@ class Classifier(nn.Module):
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
         if self.padding_reason is None:
-            return packing.pack(ids, types, self._first_position).to(self.device)
+            rows = sum(len(text) for text in ids)
+            multiple = ROWS_MULTIPLE if rows >= LEAST_ROWS and self._prepares_products else 1
+            batch = packing.pack(ids, types, self._first_position, multiple=multiple, filler=self._pad_id)
+            return batch.to(self.device)
         return packing.pad(ids, types, self._pad_id).to(self.device)
 
     def train(self, mode: bool = True) -> Classifier:
@@ -287,6 +301,16 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     share_inputs(model)
     model.train(model.training)
     return names
+
+
+def train_head_only(model: Classifier) -> None:
+    """Instead of `adapt`: train the head, and what of it the base did not supply, over the base as it is."""
+    lora.unfreeze(model.network, model.trained_heads)
+
+
+def train_everything(model: Classifier) -> None:
+    """Instead of `adapt`: train the base's own weights and the head, all in float32."""
+    model.requires_grad_(True)
 
 
 def checkpoint_activations(model: Classifier) -> None:

@@ -126,6 +126,28 @@ def test_texts_do_not_see_each_other(family: str, build: Any, make_texts: MakeTe
     assert (first[place] - second[place]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", PACKS)
+@pytest.mark.parametrize("pooling", ["family", "mean"])
+def test_filler_behind_the_texts_changes_nothing(
+    family: str, pooling: str, build: Any, make_texts: MakeTexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, texts = build(family, pooling="auto" if pooling == "family" else pooling), make_texts(LENGTHS, pairs=family in PAIRS)
+    everything = [list(range(len(texts)))]
+    assert len(model.batch(texts, everything[0]).ids) == sum(LENGTHS)
+    without = gradients(model, texts, everything), logits_of(model, texts, everything[0])
+    monkeypatch.setattr(Classifier, "_prepares_products", True)
+    assert len(model.batch(texts, everything[0]).ids) == sum(LENGTHS) + -sum(LENGTHS) % 32 != sum(LENGTHS)
+    assert_same_gradients(gradients(model, texts, everything), without[0])
+    torch.testing.assert_close(logits_of(model, texts, everything[0]), without[1], rtol=1e-5, atol=1e-5)
+
+
+def test_filler_is_for_low_precision_on_a_processor_alone(tiny_base: Base) -> None:
+    kinds = {
+        dtype: build_classifier(find_base(str(tiny_base("bert"))), 2, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    }
+    assert [model._prepares_products for model in kinds.values()] == [False, True]
+
+
 NARROWED = "bert roberta distilbert electra ernie xlm-roberta camembert".split()
 
 

@@ -55,3 +55,12 @@ def test_a_pack_without_texts_or_tokens_is_refused(lengths: list[int]) -> None:
     for make in (pack, pad):
         with pytest.raises(ValueError, match="one text or more"):
             make(texts, [text.astype(np.uint8) for text in texts], 0)
+
+
+def test_filler_lies_behind_the_last_text() -> None:
+    batch = pack(IDS, TYPES, first_position=2, multiple=4, filler=9)
+    assert batch.ids.tolist() == [5, 6, 7, 8, 9, 10, 11, 9]
+    assert (batch.type_ids[-1], batch.positions[-1]) == (0, 2)
+    assert batch.segments.lengths == (3, 1, 3)
+    assert (len(batch), batch.tokens) == (3, 7)
+    assert len(pack(IDS, TYPES, multiple=7).ids) == 7

@@ -52,6 +52,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """softmax(Q·Kᵀ·scaling)·V within each text.
 
+    Rows of filler behind the last text give zeros.
+
     Args:
         query: `[1, h, T, d]`.
         key: `[1, h_kv, T, d]`, where h is a multiple of h_kv.
@@ -171,6 +173,13 @@ def _scatter(source: Tensor, runs: _Runs, target: Tensor) -> None:
         row += texts
 
 
+def _blank(like: Tensor, shape: torch.Size, segments: Segments) -> Tensor:
+    """A `[T, h, d]` tensor to scatter into; the rows of filler, into which nothing is, are zero."""
+    target = like.new_empty(shape)
+    target[sum(segments.lengths) :].zero_()
+    return target
+
+
 def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """`[L, L]` additive mask of a causal or windowed attention, or None."""
     if not causal and window is None:
@@ -216,7 +225,7 @@ class _GroupedAttention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, causal: bool, window: int | None
     ) -> Tensor:
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        out = _blank(q, q.shape, segments)
         groups = _groups(segments, len(q))
         saved: list[Tensor] = []
         for of_queries, runs in groups:
@@ -227,13 +236,13 @@ class _GroupedAttention(torch.autograd.Function):
             _scatter(torch.bmm(weights, values), of_queries, out)
             saved += [queries, keys, values, weights]
         ctx.save_for_backward(*saved)
-        ctx.groups, ctx.scale, ctx.keys = groups, scale, k.shape  # type: ignore[attr-defined]
+        ctx.groups, ctx.scale, ctx.keys, ctx.segments = groups, scale, k.shape, segments  # type: ignore[attr-defined]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [torch.empty(shape, dtype=grad.dtype, device=grad.device) for shape in (grad.shape, ctx.keys, ctx.keys)]
+        grads = [_blank(grad, shape, ctx.segments) for shape in (grad.shape, ctx.keys, ctx.keys)]
         saved = ctx.saved_tensors  # once: under gradient checkpointing a second look raises
         for number, (of_queries, runs) in enumerate(ctx.groups):
             queries, keys, values, weights = saved[4 * number : 4 * number + 4]

@@ -61,7 +61,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """N texts end to end, without padding.
+    """N texts end to end, without padding between them; a few rows of filler, which no text sees, may lie behind the last.
 
     Attributes:
         ids: `[T]` int64 token ids.
@@ -80,8 +80,8 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """T."""
-        return len(self.ids)
+        """Tokens without filler."""
+        return sum(self.segments.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on `device`."""
@@ -122,8 +122,18 @@ class PaddedBatch:
 Batch = PackedBatch | PaddedBatch
 
 
-def pack(ids: Sequence[NDArray[np.int32]], type_ids: Sequence[NDArray[np.uint8]], first_position: int = 0) -> PackedBatch:
+def pack(
+    ids: Sequence[NDArray[np.int32]],
+    type_ids: Sequence[NDArray[np.uint8]],
+    first_position: int = 0,
+    *,
+    multiple: int = 1,
+    filler: int = 0,
+) -> PackedBatch:
     """Texts, each `[L_i]` ids and segment ids, end to end.
+
+    Args:
+        multiple: of which T is made one, by rows of the token `filler`.
 
     Raises:
         ValueError: no text, or a text without tokens.
@@ -131,10 +141,11 @@ def pack(ids: Sequence[NDArray[np.int32]], type_ids: Sequence[NDArray[np.uint8]]
     segments = Segments.of([len(text) for text in ids])
     starts = np.repeat(segments.cu_seqlens[:-1].numpy(), segments.lengths)
     positions = np.arange(first_position, first_position + len(starts)) - starts
+    behind = -len(starts) % multiple
     return PackedBatch(
-        torch.from_numpy(np.concatenate(ids).astype(np.int64)),
-        torch.from_numpy(np.concatenate(type_ids).astype(np.int64)),
-        torch.from_numpy(positions),
+        torch.from_numpy(np.pad(np.concatenate(ids).astype(np.int64), (0, behind), constant_values=filler)),
+        torch.from_numpy(np.pad(np.concatenate(type_ids).astype(np.int64), (0, behind))),
+        torch.from_numpy(np.pad(positions, (0, behind), constant_values=first_position)),
         segments,
     )
 
