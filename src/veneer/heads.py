@@ -80,8 +80,8 @@ def narrow_last_layer(network: nn.Module, pooling: Pooling) -> str | None:
     """Let the last layer of a packed encoder give the pooled tokens alone, `[1, N, H]` instead of `[1, T, H]`.
 
     Keys and values are still of all tokens; query, attention's output and feed-forward are of one token a text. The layer's
-    modules stay as they are, so that LoRA and state dicts do not notice. Gradient checkpointing leaves this layer out, which costs
-    no memory at the peak: the backward pass begins with it.
+    modules stay as they are, so that LoRA and state dicts do not notice. Gradient checkpointing leaves this layer out, which
+    costs no memory at the peak: the backward pass begins with it.
 
     Returns:
         The path of the last layer's query, which then reads another input than key and value; None where nothing was

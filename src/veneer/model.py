@@ -37,7 +37,6 @@ from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling
 from veneer.packing import Batch, PackedBatch
 
-
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
 ROWS_MULTIPLE = 32
 LEAST_ROWS = 256
