@@ -8,6 +8,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 import veneer
 from toy_runs import run, toy_config
-from veneer.artifact import load_artifact, read_info, save_artifact, write_text
+from veneer.artifact import load_artifact, read_info, save_artifact, update_info, write_text
 from veneer.errors import ArtifactError, BaseError
+from veneer.tasks import Calibration
 
 Base = Callable[..., Path]
 SOURCES = Path(veneer.__file__).parent
@@ -70,6 +72,19 @@ def test_the_files_of_a_run_folder(trained: Path) -> None:
     assert info.base_fingerprint.startswith("sha256:")
     assert info.scores.keys() >= {"accuracy", "macro_f1"}
     assert info.versions["torch"] == torch.__version__
+
+
+def test_what_is_said_of_a_run_can_be_replaced(folder: Path) -> None:
+    """Its files, and the adapter of the last step, are left alone."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    calibration = Calibration(slopes=(0.5,), offsets=(0.0, 0.25))
+    update_info(folder, replace(read_info(folder), calibration=calibration.to_json()))
+    assert {path.name for path, content in before.items() if path.read_bytes() != content} == {"veneer.json"}
+    assert (folder / "last" / "veneer.json").read_bytes() == before[folder / "last" / "veneer.json"]
+    assert veneer.load(folder).calibration == calibration
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json is missing"):
+        update_info(folder, read_info(folder / "last"))
 
 
 def test_another_base_is_refused(folder: Path, tiny_base: Base) -> None:
@@ -161,6 +176,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "base": {"base": None},
     "base_fingerprint": {"base_fingerprint": 5},
     "scores": {"scores": []},
+    "calibration": {"calibration": [1]},
+    "calibration, empty": {"calibration": {}},
+    "calibration, too many": {"calibration": Calibration().to_json() | {"offsets": [0.0, 0.0, 0.0]}},
     "files": {"files": []},
     "files, none": {"files": {}},
     "files, gone": {"files": ...},

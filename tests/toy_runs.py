@@ -74,7 +74,7 @@ def toy_config(folder: Path, base: Path | str, **changes: Any) -> RunConfig:
 
 def run(config: RunConfig, *, resume: bool = False) -> TrainingResult:
     """Train without a word, and without the picture, which takes longer than a toy run."""
-    with patch("veneer.training.run.plot_curves"):
+    with patch("veneer.training.finish.plot_curves"):
         return train(config, resume=resume, console=Console(file=io.StringIO()))
 
 
@@ -112,6 +112,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Everything a run decides: the bytes of its adapters, its rows, its scores; equal for equal runs."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["training"] = {key: value for key, value in report["training"].items() if key not in TIMINGS}
+    report["history"] = [{key: value for key, value in row.items() if key not in TIMINGS} for row in report["history"]]
+    del report["configuration"]["out"]
     weights = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
     info = [json.loads((place / "veneer.json").read_text(encoding="utf-8")) for place in (folder, folder / "last")]
     return {"weights": weights, "metrics": metrics(folder), "report": report, "info": info}

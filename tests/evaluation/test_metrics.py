@@ -102,9 +102,9 @@ def test_confusion_is_scikit_learns():
 @pytest.mark.parametrize(("make", "multi_label"), [(single, False), (multi, True)])
 def test_a_resample_scores_as_the_resampled_texts_do(make, multi_label):
     """Each drawn multiset of outcomes, written out as texts, has scikit-learn's scores."""
-    outcomes = metrics._Outcomes.of(*make(40), 5, multi_label)
+    outcomes = metrics.Outcomes.of(*make(40), 5, multi_label)
     drawn = np.random.default_rng(3).multinomial(40, outcomes.times / 40, size=20)
-    found = metrics._metrics(outcomes.count(drawn), multi_label)
+    found = metrics.metrics_of(outcomes.count(drawn), multi_label)
     for i, times in enumerate(drawn):
         targets, decisions = np.repeat(outcomes.targets, times, axis=0), np.repeat(outcomes.decisions, times, axis=0)
         if not multi_label:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
+from veneer.artifact import read_info, update_info
 from veneer.bases import find_base, pooling_of
 from veneer.errors import InputError, VerificationError
 from veneer.export.merged import merge_run
 from veneer.predictor import load
+from veneer.tasks import Calibration, Promise
 
 Base = Callable[..., Path]
 TEXTS = ["a great film", "why, oh why?", "bad " * 200]
@@ -80,6 +84,35 @@ def test_the_readme_says_how_to_use_it(
     printed = ast.literal_eval(capsys.readouterr().out)
     (expected,) = load(folder, precision="fp32").predict(["a text"], ["its second text"] if kind == "pairs" else None)
     assert printed == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_readme_follows_the_calibration(
+    tiny_base: Base, tmp_path: Path, pooling: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name, count in (("train", 30), ("dev", 9)):
+        write_csv(tmp_path / "run" / f"{name}.csv", toy_rows(count, labels=("good", "bad", "odd"), multi=True))
+    changes: dict[str, Any] = {"data__label_separator": "|", "pooling": pooling}
+    folder = run(toy_config(tmp_path / "run", tiny_base(), training__epochs=1, **changes)).folder
+    promise = Promise(0.95, 0.125, 100)
+    calibration = Calibration(
+        slopes=(0.5, 1.0, 2.0), shifts=(1.0, 0.0, -1.0), thresholds=(0.2, 0.3, 0.4), coverage=promise, precision=promise
+    )
+    update_info(folder, replace(read_info(folder), calibration=calibration.to_json()))
+    merge_run(folder, tmp_path / "merged")
+    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "`thresholds`" in readme
+    assert "0.125 and more hold every right one for 95.0% of texts" in readme
+    assert "below 0.125, abstain" in readme
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "merged")
+    runpy.run_path(str(tmp_path / "code.py"))
+    (expected,) = load(folder, precision="fp32").predict(["a text"])
+    assert ast.literal_eval(capsys.readouterr().out) == pytest.approx(expected.scores, abs=1e-4)
+    stored = json.loads((tmp_path / "merged" / "calibration.json").read_text(encoding="utf-8"))
+    assert stored == {"labels": ["bad", "good", "odd"], **calibration.to_json()}
 
 
 def test_a_checkpoint_with_other_logits_is_not_left_behind(

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import veneer.training.run as training_run
+import veneer.training.finish as training_finish
 from toy_runs import run, toy_config, toy_rows
 from veneer.data import encode
 from veneer.inference import compute_logits
@@ -77,14 +77,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> dict[str
     """Run folder (and its `last/`) -> the logits of `TEXTS` in memory when it was saved."""
     place = tmp_path_factory.mktemp("reload")
     memory: dict[str, tuple[Path, torch.Tensor]] = {}
-    save = training_run.save_artifact
+    save = training_finish.save_artifact
 
     def save_and_keep(folder: Path, model: Any, tokenizer: Any, info: Any) -> None:
         save(folder, model, tokenizer, info)
         memory[str(folder.relative_to(place))] = (folder, compute_logits(model, encode(tokenizer, TEXTS, None, info.max_length)))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training_run, "save_artifact", save_and_keep)
+        patched.setattr(training_finish, "save_artifact", save_and_keep)
         for name, (kind, _, changes) in RUNS.items():
             base = make_base(kind, tiny_base, place / f"base {kind}")
             settings = {

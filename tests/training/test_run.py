@@ -14,7 +14,9 @@ import torch
 import yaml
 from rich.console import Console
 
+import veneer.training.finish as training_finish
 import veneer.training.run as training_run
+import veneer.training.setup as training_setup
 from toy_runs import metrics, outcome, run, toy_config, toy_rows, write_csv
 from veneer.artifact import load_artifact, read_info
 from veneer.config import load_config
@@ -23,13 +25,14 @@ from veneer.inference import compute_logits
 from veneer.precision import Precision
 from veneer.training import loop
 from veneer.training.checkpoint import Progress
+from veneer.training.finish import TrainingResult
 from veneer.training.tracking import Tracker
 
 Base = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> tuple[training_run.TrainingResult, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> tuple[TrainingResult, str]:
     """A run with everything, its picture too, and what the console showed. No score beats the first, of step 3, while the texts
     are learned by heart."""
     place = tmp_path_factory.mktemp("finished")
@@ -51,13 +54,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> tuple
     return result, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_picture_is_one(finished: tuple[training_run.TrainingResult, str]) -> None:
+def test_the_picture_is_one(finished: tuple[TrainingResult, str]) -> None:
     picture = (finished[0].folder / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n")
     assert len(picture) > 5000
 
 
-def test_the_rows_of_metrics(finished: tuple[training_run.TrainingResult, str]) -> None:
+def test_the_rows_of_metrics(finished: tuple[TrainingResult, str]) -> None:
     rows = metrics(finished[0].folder)
     steps = [row for row in rows if row["kind"] == "step"]
     assert [row["step"] for row in steps] == list(range(1, 45))
@@ -67,7 +70,7 @@ def test_the_rows_of_metrics(finished: tuple[training_run.TrainingResult, str]) 
         assert evaluations == [*range(3, 43, 3), 44]
 
 
-def test_the_report(finished: tuple[training_run.TrainingResult, str]) -> None:
+def test_the_report(finished: tuple[TrainingResult, str]) -> None:
     """The scores are those of the best adapter; `last/` tells those of the last."""
     result, _ = finished
     report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
@@ -85,7 +88,7 @@ def test_the_report(finished: tuple[training_run.TrainingResult, str]) -> None:
     assert last != read_info(result.folder).scores
 
 
-def test_the_log_and_the_console(finished: tuple[training_run.TrainingResult, str]) -> None:
+def test_the_log_and_the_console(finished: tuple[TrainingResult, str]) -> None:
     result, shown = finished
     log = (result.folder / "train.log").read_text(encoding="utf-8")
     for text in (log, shown):
@@ -102,9 +105,7 @@ def test_the_log_and_the_console(finished: tuple[training_run.TrainingResult, st
     assert "42 of 42 dev rows have a text that" in shown
 
 
-def test_the_configuration_is_resolved_and_makes_the_run_again(
-    finished: tuple[training_run.TrainingResult, str], tmp_path: Path
-) -> None:
+def test_the_configuration_is_resolved_and_makes_the_run_again(finished: tuple[TrainingResult, str], tmp_path: Path) -> None:
     folder = finished[0].folder
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert (tree["task"], tree["pooling"], tree["training"]["precision"]) == ("single_label", "cls", "fp32")
@@ -259,7 +260,7 @@ def test_a_saved_adapter_that_differs_fails_the_run(
 ) -> None:
     """And what is saved is not taken for a run folder."""
     config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
-    save = training_run.save_artifact
+    save = training_finish.save_artifact
 
     def save_wrong(folder: Path, model: Any, tokenizer: Any, info: Any) -> None:
         if damage == "another adapter":
@@ -278,9 +279,9 @@ def test_a_saved_adapter_that_differs_fails_the_run(
         return loaded
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "save_artifact", save_wrong)
+        patched.setattr(training_finish, "save_artifact", save_wrong)
         if damage == "not a number":
-            patched.setattr(training_run, "load_artifact", load_nan)
+            patched.setattr(training_finish, "load_artifact", load_nan)
         with pytest.raises(VerificationError) as failure:
             run(config)
     said = {"another adapter": "gives other logits", "not a number": "(by nan)"}.get(damage, "cannot be loaded again")
@@ -293,9 +294,9 @@ def test_a_saved_adapter_that_differs_fails_the_run(
 def test_precision_is_settled_once(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` times the machine, which may come out otherwise when a run is resumed; trained weights of the base need float32."""
     answer = ["bf16"]
-    choose = training_run.choose_precision
+    choose = training_setup.choose_precision
     monkeypatch.setattr(
-        training_run, "choose_precision", lambda asked, device: choose(answer[0] if asked == "auto" else asked, device)
+        training_setup, "choose_precision", lambda asked, device: choose(answer[0] if asked == "auto" else asked, device)
     )
     config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1, training__precision="auto")
 
@@ -322,7 +323,7 @@ def test_precision_is_settled_once(tmp_path: Path, tiny_base: Base, monkeypatch:
 
 
 def test_the_best_adapter_is_at_the_top_and_the_last_below(
-    finished: tuple[training_run.TrainingResult, str], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[TrainingResult, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loaded again, each scores on dev what its `veneer.json` says."""
     result, _ = finished

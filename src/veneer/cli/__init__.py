@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import veneer
-from veneer.cli import demo, doctor, evaluate, inspect, merge, predict, train
+from veneer.cli import audit, calibrate, compare, demo, doctor, evaluate, inspect, merge, predict, report, train
 from veneer.cli.output import print_error
 from veneer.errors import VeneerError
 
@@ -64,6 +64,10 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
+app.command("compare")(compare.compare)
+app.command("audit")(audit.audit)
+app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("merge")(merge.merge)
 app.command("doctor")(doctor.doctor)

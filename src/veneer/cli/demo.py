@@ -26,6 +26,7 @@ def demo(
     ] = None,
 ) -> None:
     """Train on the built-in messages to a clinic and compare with TF-IDF and logistic regression."""
+    from veneer.cli.scores import print_findings
     from veneer.cli.train import train_or_stop
     from veneer.demo import quickstart
     from veneer.predictor import load
@@ -38,10 +39,12 @@ def demo(
     predictions = load(result.folder).predict(quickstart.MESSAGES)
     console.print()
     console.print(_comparison(result.evaluations["test"], baseline))
-    console.print("\n[bold]Messages it has not seen")
+    console.print()
+    print_findings(console, result.verdict, result.diagnosis)
+    console.print("[bold]Messages it has not seen")
     for message, prediction in zip(quickstart.MESSAGES, predictions, strict=True):
         _show(console, message, prediction)
-    print_lines(console, "", f"Run folder: {result.folder}")
+    print_lines(console, "", f"Run folder: {result.folder}", f"One page to read: {result.folder / 'report.html'}")
     commands: list[list[object]] = [
         ["veneer", "predict", result.folder, "--interactive"],
         ["veneer", "evaluate", result.folder, "--data", config.data.test or ""],

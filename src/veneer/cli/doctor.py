@@ -1,4 +1,5 @@
-"""`veneer doctor`: what is installed, what the processor can do, which base would load, and one training step.
+"""`veneer doctor`: what is installed, what the processor can do, which base would load, and one training step; with `--data`,
+what is wrong with labelled files instead.
 
 Each check is a function that gives lines; a check that fails gives a line with the fix instead of an exception.
 """
@@ -10,15 +11,18 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from veneer.cli.output import messages, results
-from veneer.errors import VeneerError
+from veneer.cli import flags
+from veneer.cli.output import messages, print_json, results
+from veneer.config import load_config
+from veneer.errors import ConfigError, VeneerError
 
 REINSTALL = "pip install --force-reinstall veneer"
 PRODUCT = (512, 1024, 1024)
@@ -37,23 +41,62 @@ class Line:
     fix: str = ""
 
 
-def doctor() -> None:
-    """Check the installation: packages, processor, base, and one tiny training step."""
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", help="survey these training rows instead", rich_help_panel="Data", show_default=False),
+]
+
+
+def doctor(
+    context: typer.Context,
+    data: Data = None,
+    dev: flags.Dev = None,
+    test: flags.Test = None,
+    text: flags.Text = None,
+    pair: flags.Pair = None,
+    label: flags.Label = None,
+    label_separator: flags.LabelSeparator = None,
+    label_names: flags.LabelNames = None,
+    max_length: flags.MaxLength = None,
+    encoding: flags.Encoding = None,
+    base: flags.Base = None,
+    task: flags.Task = None,
+    epochs: flags.Epochs = None,
+    batch_size: flags.BatchSize = None,
+    precision: flags.Precision = None,
+    settings: flags.Set = None,
+    json: flags.Json = False,
+) -> None:
+    """Check the installation (packages, processor, base, one tiny training step), or with --data, the data before training."""
+    overrides = flags.overrides_of(context.params, settings)
+    if data is None:
+        if overrides:
+            raise ConfigError("these flags say how to read data. Fix: --data FILE")
+        _check_installation(as_json=json)
+        return
+    from veneer.cli.doctor_data import survey_files
+
+    survey_files(load_config(None, {**overrides, "data.train": data}), json=json)
+
+
+def _check_installation(*, as_json: bool) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(width=1)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    failed = 0
+    found: list[Line] = []
     console = messages()
     for check in (_packages, _extras, _machine, _products, _training_step):
         with console.status(f"checking: {check.__name__.strip('_').replace('_', ' ')}"):
-            lines = list(_findings(check))
-        for line in lines:
-            failed += line.good is False
-            mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("·", "dim")}[line.good]
-            table.add_row(mark, Text(line.what), Text(line.finding + (f". Fix: {line.fix}" if line.fix else "")))
-    results().print(table)
-    if failed:
+            found += _findings(check)
+    for line in found:
+        mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("·", "dim")}[line.good]
+        table.add_row(mark, Text(line.what), Text(line.finding + (f". Fix: {line.fix}" if line.fix else "")))
+    if as_json:
+        print_json({"checks": [asdict(line) for line in found]})
+    else:
+        results().print(table)
+    if any(line.good is False for line in found):
         raise typer.Exit(1)
 
 

@@ -31,6 +31,7 @@ _DATA, _MODEL, _TRAINING = "Data", "Model and adapter", "Training"
 Train = Annotated[str | None, _flag("train", _DATA, "FILE")]
 Dev = Annotated[str | None, _flag("dev", _DATA, "FILE")]
 Test = Annotated[str | None, _flag("test", _DATA, "FILE")]
+Corrections = Annotated[str | None, _flag("corrections", _DATA, "FILE")]
 Text = Annotated[str | None, _flag("text", _DATA, "COLUMN")]
 Pair = Annotated[str | None, _flag("pair", _DATA, "COLUMN")]
 Label = Annotated[list[str] | None, _flag("label", _DATA, "COLUMN")]
@@ -65,6 +66,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="run folder", sho
 WhereBase = Annotated[
     str | None, typer.Option("--base", help="where the base is now, if not where training found it", show_default=False)
 ]
+Raw = Annotated[bool, typer.Option("--raw", help="leave the calibration out: plain probabilities and decisions")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
 

@@ -44,6 +44,7 @@ def predict(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite --out")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="ask for texts one by one")] = False,
+    raw: flags.Raw = False,
     base: flags.WhereBase = None,
     json: flags.Json = False,
 ) -> None:
@@ -62,7 +63,7 @@ def predict(
     with messages().status("loading the model"):
         predictor = load(folder, base=base)
     if interactive:
-        return _talk(predictor)
+        return _talk(predictor, raw)
     if file is not None:
         columns = {"data.text": text_column, "data.pair": pair_column, "data.encoding": encoding}
         texts = prediction_file.read_texts(file, folder, predictor.info.pair, columns)
@@ -71,8 +72,9 @@ def predict(
     else:
         texts = prediction_file.split_lines(lines, predictor.info.pair)
     with progress_bar("predicting", len(texts.texts)) as progress:
-        predictions = predictor.predict(texts.texts, texts.pairs, progress=progress)
-    rows = prediction_file.documents(texts, predictions)
+        predictions = predictor.predict(texts.texts, texts.pairs, raw=raw, progress=progress)
+    abstains = not raw and predictor.calibration.precision is not None
+    rows = prediction_file.documents(texts, predictions, abstains)
     if out is not None:
         prediction_file.write_rows(out, rows, predictor.info.labels)
     if json:
@@ -118,7 +120,7 @@ def _piped_lines() -> list[str]:
     return lines
 
 
-def _talk(predictor: Predictor) -> None:
+def _talk(predictor: Predictor, raw: bool) -> None:
     """Ask for texts until an empty line or the end of the input."""
     console = results()
     console.print("A text and Enter; an empty line ends.", style="dim")
@@ -126,7 +128,7 @@ def _talk(predictor: Predictor) -> None:
         pair = _ask("pair> ") if predictor.info.pair else None
         if pair == "":
             break
-        (prediction,) = predictor.predict([text], None if pair is None else [pair])
+        (prediction,) = predictor.predict([text], None if pair is None else [pair], raw=raw)
         _show_one(console, prediction)
 
 
@@ -144,11 +146,17 @@ def _show(console: Console, texts: Texts, predictions: list[Prediction]) -> None
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("labels", overflow="fold", max_width=30)
     table.add_column("score", justify="right")
+    sets = predictions[0].candidates is not None
+    if sets:
+        table.add_column("candidates", overflow="fold", max_width=30)
     table.add_column("text", no_wrap=True, overflow="ellipsis")
     for text, prediction in zip(texts.texts, predictions, strict=True):
         scores = ", ".join(f"{prediction.scores[label]:.2f}" for label in prediction.labels)
         labels = Text(", ".join(prediction.labels)) if prediction.labels else Text("none", style="dim")
-        table.add_row(labels, scores or f"{max(prediction.scores.values()):.2f}", Text(text))
+        if prediction.abstained:
+            labels = Text.assemble(("abstain ", "yellow"), Text(f"({labels})", style="dim"))
+        within = [Text(", ".join(prediction.candidates or ()) or "none", style="dim")] if sets else []
+        table.add_row(labels, scores or f"{max(prediction.scores.values()):.2f}", *within, Text(text))
     console.print(table)
     return None
 
@@ -171,3 +179,7 @@ def _show_one(console: Console, prediction: Prediction) -> None:
     console.print(table)
     if not prediction.labels:
         console.print("no label is likely enough to be given", style="dim")
+    if prediction.abstained:
+        console.print("abstain: not sure enough for the promised precision", style="yellow")
+    if prediction.candidates is not None:
+        console.print(Text(f"candidates: {', '.join(prediction.candidates) or 'none'}", style="dim"), soft_wrap=True)

@@ -92,19 +92,25 @@ def split_lines(lines: Sequence[str], pair: bool) -> Texts:
     return Texts([first for first, _ in cells], [second for _, second in cells])
 
 
-def documents(texts: Texts, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """A plain object a text: `text`, `pair` where there is one, `labels`, `scores`."""
+def documents(texts: Texts, predictions: Sequence[Prediction], abstains: bool) -> list[dict[str, Any]]:
+    """A plain object a text: `text`, `pair` where there is one, `labels`, `scores`.
+
+    And `candidates` where the run promises a coverage, `abstained` where it promises a precision.
+    """
     pairs: Sequence[str | None] = texts.pairs or [None] * len(texts.texts)
-    return [
-        {"text": text, **({} if pair is None else {"pair": pair}), "labels": list(one.labels), "scores": one.scores}
-        for text, pair, one in zip(texts.texts, pairs, predictions, strict=True)
-    ]
+    rows = []
+    for text, pair, one in zip(texts.texts, pairs, predictions, strict=True):
+        row = {"text": text, **({} if pair is None else {"pair": pair}), "labels": list(one.labels), "scores": one.scores}
+        row |= {} if one.candidates is None else {"candidates": list(one.candidates)}
+        rows.append(row | ({"abstained": one.abstained} if abstains else {}))
+    return rows
 
 
 def write_rows(target: Path, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> None:
     """Write `documents` in the format of the file's ending, at once.
 
-    A table has the columns `text`, `pair` where there is one, `labels` (joined by `;`), and `score:LABEL` for every label.
+    A table has the columns `text`, `pair` where there is one, `labels` (joined by `;`), `candidates` (likewise) and `abstained`
+    (yes or no) where the run promises such, and `score:LABEL` for every label.
     """
     ending = target.suffix.lower()
     if ending == ".json":
@@ -119,9 +125,15 @@ def write_rows(target: Path, rows: Sequence[Mapping[str, Any]], labels: Sequence
 def _table(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], delimiter: str) -> str:
     written = io.StringIO()
     writer = csv.writer(written, delimiter=delimiter, lineterminator="\n")
-    texts = ["text", "pair"] if rows and "pair" in rows[0] else ["text"]
-    writer.writerow([*texts, "labels", *(f"score:{label}" for label in labels)])
+    columns = [name for name in ("text", "pair", "labels", "candidates", "abstained") if rows and name in rows[0]]
+    writer.writerow([*(columns or ["text", "labels"]), *(f"score:{label}" for label in labels)])
     for row in rows:
         scores = [f"{row['scores'][label]:.6f}" for label in labels]
-        writer.writerow([*(row[name] for name in texts), ";".join(row["labels"]), *scores])
+        writer.writerow([*(_cell(row[name]) for name in columns), *scores])
     return written.getvalue()
+
+
+def _cell(value: str | bool | list[str]) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else ";".join(value)

@@ -22,6 +22,7 @@ def train(
     train: flags.Train = None,
     dev: flags.Dev = None,
     test: flags.Test = None,
+    corrections: flags.Corrections = None,
     text: flags.Text = None,
     pair: flags.Pair = None,
     label: flags.Label = None,
@@ -52,17 +53,20 @@ def train(
     run = load_config(source, overrides)
 
     result = train_or_stop(run, resume=resume)
-    from veneer.cli.scores import print_evaluation
+    from veneer.cli.scores import print_evaluation, print_findings
 
     console = results()
     for split, evaluation in result.evaluations.items():
         print_evaluation(console, evaluation, name=split)
-    print_lines(console, f"Run folder: {result.folder}")
+    print_findings(console, result.verdict, result.diagnosis)
+    print_lines(console, f"Run folder: {result.folder}", f"One page to read: {result.folder / 'report.html'}")
     example = ["--text", "your text", *(["--pair", "its pair"] if run.data.pair is not None else [])]
     commands: list[list[object]] = [
         ["veneer", "predict", result.folder, *example],
         ["veneer", "predict", result.folder, "--interactive"],
         ["veneer", "evaluate", result.folder, "--data", run.data.test or run.data.dev or "FILE"],
+        ["veneer", "report", result.folder, "--open"],
+        ["veneer", "compare", result.folder, "--baselines"],
     ]
     print_commands(console, "Next", commands)
 

@@ -107,9 +107,9 @@ def score(
         DataError: there is no text to score.
         ValueError: the shapes do not belong together, or an id is not below C.
     """
-    outcomes = _Outcomes.of(targets, decisions, len(label_names), multi_label)
+    outcomes = Outcomes.of(targets, decisions, len(label_names), multi_label)
     counts = outcomes.count(outcomes.times[None, :])
-    point = _metrics(counts, multi_label)
+    point = metrics_of(counts, multi_label)
     bounds = _bootstrap(outcomes, multi_label, bootstrap, np.random.default_rng(seed)) if bootstrap else {}
     return Evaluation(
         n=outcomes.n,
@@ -127,13 +127,13 @@ def point_metrics(targets: ArrayLike, decisions: ArrayLike, n_classes: int, mult
         DataError: there is no text to score.
         ValueError: the shapes do not belong together, or an id is not below `n_classes`.
     """
-    outcomes = _Outcomes.of(targets, decisions, n_classes, multi_label)
-    scores = _metrics(outcomes.count(outcomes.times[None, :]), multi_label)
+    outcomes = Outcomes.of(targets, decisions, n_classes, multi_label)
+    scores = metrics_of(outcomes.count(outcomes.times[None, :]), multi_label)
     return {name: float(value[0]) for name, value in scores.items()}
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """Counts of R resamples: `right`, `decided` and `true` are `[R,C]`, `exact` (texts with all right) and `texts` are `[R]`."""
 
     right: Floats
@@ -144,7 +144,7 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class _Outcomes:
+class Outcomes:
     """The K distinct (target, decision) pairs among N texts: `targets` and `decisions` are `[K,C]` 0/1, `times` is `[K]`.
 
     Texts with the same outcome are interchangeable, so that resampling texts is drawing from a multinomial over outcomes.
@@ -155,7 +155,13 @@ class _Outcomes:
     times: NDArray[np.int64]
 
     @classmethod
-    def of(cls, targets: ArrayLike, decisions: ArrayLike, n_classes: int, multi_label: bool) -> _Outcomes:
+    def of(cls, targets: ArrayLike, decisions: ArrayLike, n_classes: int, multi_label: bool) -> Outcomes:
+        """The outcomes of targets and decisions.
+
+        Raises:
+            DataError: there is no text to score.
+            ValueError: the shapes do not belong together, or an id is not below `n_classes`.
+        """
         true, decided = np.asarray(targets), np.asarray(decisions)
         if len(true) == 0:
             raise DataError("there is no text to score: the data has no rows")
@@ -175,12 +181,13 @@ class _Outcomes:
 
     @property
     def n(self) -> int:
+        """N, how many texts there are."""
         return int(self.times.sum())
 
-    def count(self, times: NDArray[np.int64]) -> _Counts:
+    def count(self, times: NDArray[np.int64]) -> Counts:
         """The counts when each outcome occurs `times` `[R,K]` times."""
         weights = times.astype(np.float64)  # BLAS has no integer product; counts below 2^53 are exact
-        return _Counts(
+        return Counts(
             right=weights @ (self.targets & self.decisions),
             decided=weights @ self.decisions,
             true=weights @ self.targets,
@@ -196,7 +203,7 @@ class _Outcomes:
         return matrix
 
 
-def _metrics(counts: _Counts, multi_label: bool) -> dict[str, Floats]:
+def metrics_of(counts: Counts, multi_label: bool) -> dict[str, Floats]:
     """Every metric, `[R]`."""
     f1 = _ratio(2 * counts.right, counts.decided + counts.true)
     in_macro = np.ones_like(f1) if multi_label else (counts.decided + counts.true > 0).astype(np.float64)
@@ -224,16 +231,14 @@ def _average(values: Floats, weights: Floats) -> Floats:
     return _ratio((values * weights).sum(axis=1), weights.sum(axis=1))
 
 
-def _bootstrap(
-    outcomes: _Outcomes, multi_label: bool, resamples: int, rng: np.random.Generator
-) -> dict[str, tuple[float, float]]:
+def _bootstrap(outcomes: Outcomes, multi_label: bool, resamples: int, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     """The 95 % percentile interval of every metric (Efron and Tibshirani 1993, chapter 13)."""
     share = outcomes.times / outcomes.n
     most = max(1, MOST_DRAWS_AT_ONCE // len(share))
     parts = []
     for start in range(0, resamples, most):
         drawn = rng.multinomial(outcomes.n, share, size=min(most, resamples - start))
-        parts.append(_metrics(outcomes.count(drawn), multi_label))
+        parts.append(metrics_of(outcomes.count(drawn), multi_label))
     bounds = {}
     for name in parts[0]:
         low, high = np.quantile(np.concatenate([part[name] for part in parts]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -241,7 +246,7 @@ def _bootstrap(
     return bounds
 
 
-def _per_class(counts: _Counts, label_names: Sequence[str]) -> tuple[ClassScore, ...]:
+def _per_class(counts: Counts, label_names: Sequence[str]) -> tuple[ClassScore, ...]:
     precision = _ratio(counts.right, counts.decided)[0]
     recall = _ratio(counts.right, counts.true)[0]
     f1 = _ratio(2 * counts.right, counts.decided + counts.true)[0]
@@ -251,7 +256,7 @@ def _per_class(counts: _Counts, label_names: Sequence[str]) -> tuple[ClassScore,
     )
 
 
-def _per_label_confusion(counts: _Counts, n: int) -> NDArray[np.int64]:
+def _per_label_confusion(counts: Counts, n: int) -> NDArray[np.int64]:
     right, decided, true = counts.right[0], counts.decided[0], counts.true[0]
     cells = [[n - true - decided + right, decided - right], [true - right, right]]
     return np.array(cells, dtype=np.int64).transpose(2, 0, 1)

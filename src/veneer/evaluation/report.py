@@ -5,13 +5,18 @@ Knows the document's keys and its format version; does not know how to measure a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from veneer.evaluation.calibration import Fitted
+from veneer.evaluation.comparison import Verdict
+from veneer.evaluation.diagnosis import Diagnosis
 from veneer.evaluation.metrics import Evaluation
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MOST_STEPS = 300  # rows of steps that are kept of the history, evenly spread
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,9 @@ class RunFacts:
         texts_per_second: training texts a second of training steps.
         parameters: counts by name, such as `trainable` and `total`.
         versions: of Python and the packages that decide the numbers.
+        configuration: as `config.yaml` holds it.
+        fingerprints: hash of each file's texts and labels.
+        history: the rows of `metrics.jsonl`.
     """
 
     task: Literal["single_label", "multi_label"]
@@ -41,14 +49,27 @@ class RunFacts:
     texts_per_second: float
     parameters: Mapping[str, int]
     versions: Mapping[str, str]
+    configuration: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    history: Sequence[Mapping[str, Any]]
 
 
-def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Findings:
+    """What was made of the scores; None where that was not asked for."""
+
+    verdict: Verdict | None
+    calibration: Fitted | None
+    diagnosis: Diagnosis | None
+
+
+def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], findings: Findings) -> dict[str, Any]:
     """The content of `report.json`: plain JSON values.
 
     Args:
         facts: the run.
         evaluations: the kept adapter's scores by split (`dev`, and `test` where there is one).
+        findings: verdict, calibration and diagnosis.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -67,4 +88,27 @@ def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation]) -> dict
         "parameters": dict(facts.parameters),
         "evaluations": {split: evaluation.to_json() for split, evaluation in evaluations.items()},
         "versions": dict(facts.versions),
+        "configuration": dict(facts.configuration),
+        "data": {"fingerprints": dict(facts.fingerprints)},
+        "history": _thinned(facts.history),
+        **{
+            name: None if one is None else one.to_json()
+            for name, one in {
+                "verdict": findings.verdict,
+                "calibration": findings.calibration,
+                "diagnosis": findings.diagnosis,
+            }.items()
+        },
     }
+
+
+def _thinned(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every evaluation, and at most `MOST_STEPS` of the steps with the last among them; what is not finite is null."""
+    steps = [row for row in history if row["kind"] == "step"]
+    every = max(1, -(-len(steps) // MOST_STEPS))
+    kept = {id(row) for row in steps[::-1][::every]}
+    return [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in history
+        if row["kind"] != "step" or id(row) in kept
+    ]

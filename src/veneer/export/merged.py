@@ -2,7 +2,7 @@
 
 Where the run's head is the family's own, `AutoModelForSequenceClassification` loads the folder whole. A mean-pooled run has a
 head no family class can hold: its folder is an encoder with sentence-transformers' pooling files and `head.safetensors`, and
-its README says how the three go together.
+its README says how the three go together. A calibrated run's numbers are in `calibration.json`, which the README applies.
 
 Knows the run folder and transformers' files; merges in float32, whatever precision the run was trained in.
 """
@@ -26,8 +26,9 @@ from veneer.bases import BaseLocation, find_base, load_encoder, load_sequence_cl
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
 from veneer.inference import compute_logits
-from veneer.tasks import TASKS
+from veneer.tasks import PLAIN, TASKS, Calibration
 
+CALIBRATION_FILE = "calibration.json"
 TOLERANCE = 1e-3  # of logits in float32, relative to the largest one where that is above 1
 
 PROBES = (
@@ -113,6 +114,8 @@ def _write(folder: Path, loaded: Loaded) -> None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}
         save_file(tensors, folder / HEAD_FILE, metadata={"format": "pt"})
         _write_pooling(folder, info, model.head.in_features)
+    if info.calibration is not None:
+        _write_json(folder / CALIBRATION_FILE, {"labels": info.labels, **info.calibration})
     (folder / "README.md").write_text(_readme(info), encoding="utf-8")
 
 
@@ -187,10 +190,47 @@ def _readme(info: ArtifactInfo) -> str:
     else:
         pooled = {"cls": "hidden[:, 0]", "last": "hidden[:, -1]", "mean": "hidden.mean(1)"}[info.pooling]
         body = _OUR_HEAD.replace("POOLED", pooled)
-    decision = "every label above 0.5 is given" if multi_label else "the largest one is the label"
+    calibration = PLAIN
+    if info.calibration is not None:
+        calibration = Calibration.from_json(info.calibration, info.task, len(info.labels))  # type: ignore[arg-type]
+        chances = chances.replace("logits", f"(logits{_scaling(calibration)})") if _scaling(calibration) else chances
     batch = "" if info.own_head else " The code is for one text: a padded batch is to be pooled without its padding."
+    if _scaling(calibration):
+        reading = f'calibration = json.loads(Path("{CALIBRATION_FILE}").read_text(encoding="utf-8"))'
+        body = "import json\nfrom pathlib import Path\n\n" + body.replace("TEXTS", f"{reading}\nTEXTS")
     code = body.replace("TEXTS", texts).replace("ARGUMENTS", arguments).replace("CHANCES", chances)
+    decision = _decision(calibration, multi_label)
     return _README.format(base=info.base_id, code=code, decision=decision, batch=batch, labels=", ".join(info.labels))
+
+
+def _scaling(calibration: Calibration) -> str:
+    """What the README's code does to the logits, as code."""
+    slopes = ' * torch.tensor(calibration["slopes"])' if calibration.slopes else ""
+    return slopes + (' + torch.tensor(calibration["shifts"])' if calibration.shifts else "")
+
+
+def _decision(calibration: Calibration, multi_label: bool) -> str:
+    """How labels are decided, in words; a colon or a full stop comes before it."""
+    decision = "every label above 0.5 is given" if multi_label else "the largest one is the label"
+    if calibration.thresholds:
+        decision = f"a label is given from its number in `thresholds` of `{CALIBRATION_FILE}` on, in the order of the labels"
+    if calibration.offsets:
+        decision = (
+            f"the label is the one whose logit, times `slopes` of `{CALIBRATION_FILE}` if there are any and plus its number in "
+            "`offsets`, is the largest"
+        )
+    if coverage := calibration.coverage:
+        decision += (
+            f". The labels of probability {coverage.level:.4g} and more hold every right one for {coverage.target:.1%} of texts "
+            "like those it was found on"
+        )
+    if precision := calibration.precision:
+        sure = "the product of all labels' probabilities of being as decided" if multi_label else "the label's probability"
+        decision += (
+            f". Where {sure} is below {precision.level:.4g}, abstain: of the other decisions {precision.target:.1%} are right on "
+            "texts like those it was found on"
+        )
+    return decision
 
 
 _README = """# A text classifier

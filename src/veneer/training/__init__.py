@@ -1,6 +1,7 @@
 """Training: from a configuration to a verified run folder."""
 
+from veneer.training.finish import TrainingResult
 from veneer.training.prepare import columns_of
-from veneer.training.run import TrainingResult, free_folder, train
+from veneer.training.run import free_folder, train
 
 __all__ = ["TrainingResult", "columns_of", "free_folder", "train"]

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from rich.console import Console
 
 from veneer.config import Column, Preset, RunConfig, config_to_resume, expand_short_forms, load_config
-from veneer.training.run import TrainingResult
+from veneer.training.finish import TrainingResult
 from veneer.training.run import train as train_config
 
 Source = str | PathLike[str]
@@ -25,6 +25,7 @@ class Keywords(TypedDict, total=False):
     train: Source
     dev: Source
     test: Source
+    corrections: Source
     text: Column
     pair: Column
     label: Column | list[Column]

@@ -75,7 +75,7 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
         Interrupted: stopped from outside, after saving a checkpoint.
         ResumeError: `resume`, and there is no checkpoint of this run.
     """
-    optimizer = _optimizer(job)
+    optimizer = start_optimizer(job)
     progress = checkpoints.restore(job.model, optimizer) if resume else Progress()
     if progress.loss_scale is not None:
         job.scaler.load_state_dict(progress.loss_scale)
@@ -86,7 +86,7 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     with Interrupt() as interrupt, tracker.bar(job.steps, progress.step):
         for batches in _remaining(job, progress):
             try:
-                row = _step(job, optimizer, progress, batches)
+                row = run_step(job, optimizer, progress, batches)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(_too_large(job, progress)) from error
             tracker.advance(row)
@@ -116,7 +116,8 @@ def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def _optimizer(job: Job) -> torch.optim.AdamW:
+def start_optimizer(job: Job) -> torch.optim.AdamW:
+    """The optimiser of a job, before its first step."""
     settings = job.settings
     return build_optimizer(job.model, settings.learning_rate, settings.head_learning_rate, settings.weight_decay)
 
@@ -137,7 +138,9 @@ def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, An
             yield batches
 
 
-def _step(job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batches: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+def run_step(
+    job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batches: list[np.ndarray[Any, Any]]
+) -> dict[str, Any]:
     """One optimiser step over the texts of `batches`; returns its row of `metrics.jsonl`."""
     start = time.perf_counter()
     settings, model = job.settings, job.model
@@ -183,7 +186,7 @@ def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
         return
     layers = lora.lora_layers(job.model.network)
     still = [name for name, layer in layers.items() if not bool(layer.lora_B.any())]
-    if len(still) == len(layers) and not skipped:
+    if layers and len(still) == len(layers) and not skipped:  # a head alone has none
         raise TrainingError(
             f"after {row['step']} steps no LoRA layer has moved from zero, so nothing is learned. "
             f"Fix: a higher training.learning_rate (now {job.settings.learning_rate:g}), or other lora.target_modules"

@@ -27,6 +27,7 @@ from veneer.data import (
     render_problems,
     split_examples,
 )
+from veneer.data.corrections import correct
 from veneer.errors import ConfigError, DataError
 from veneer.labels import LabelSet
 from veneer.tasks import TASKS, Task
@@ -71,6 +72,7 @@ class Material:
         examples: name of a split -> its rows, before encoding.
         fingerprints: name of a file -> hash of its texts and labels.
         warnings: what is odd, but can be trained on.
+        corrected: training rows whose labels are those of a file of corrections.
     """
 
     task: Task
@@ -78,6 +80,7 @@ class Material:
     examples: dict[str, tuple[Example, ...]]
     fingerprints: dict[str, str]
     warnings: tuple[Problem, ...]
+    corrected: int = 0
 
     @property
     def pair(self) -> bool:
@@ -116,6 +119,9 @@ def read_material(config: RunConfig) -> Material:
     sources = {name: source for name, source in files.items() if source is not None}
     readings = _read_all(sources, columns)
     multi_label = _is_multi_label(config.task, readings["train"])
+    corrected = 0
+    if data.corrections is not None:
+        readings["train"], corrected = correct(readings["train"], data.corrections, columns.label_names, multi_label)
     labels = LabelSet(columns.label_names) if columns.label_names else _label_set(readings["train"])
     problems = [problem for reading in readings.values() for problem in reading.problems]
     problems += check_splits(readings["train"], readings.get("dev"), readings.get("test"), labels, multi_label)
@@ -127,6 +133,7 @@ def read_material(config: RunConfig) -> Material:
         examples,
         {name: reading.fingerprint for name, reading in readings.items()},
         tuple(problems),
+        corrected,
     )
 
 

@@ -1,0 +1,146 @@
+"""`veneer audit`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from veneer.cli import flags
+from veneer.cli.output import print_commands, print_json, print_lines, results
+from veneer.config import CONFIG_FILE
+from veneer.errors import ArtifactError, InputError, Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from veneer.bases import BaseLocation
+    from veneer.config import RunConfig
+    from veneer.training.audit import Audit
+
+SHOWN = 10  # suspects on the screen; the file has all of them
+
+_DATA_HELP = escape("labelled file to audit, or hub:NAME[/SUBSET][:SPLIT]; the run's training file by default")
+DataFile = Annotated[str | None, typer.Option("--data", metavar="FILE", help=_DATA_HELP, show_default=False)]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE.csv", help="CSV of suspects to write", show_default=False)]
+Folds = Annotated[int, typer.Option("--folds", min=2, help="parts of the file; each is scored by a model trained on the others")]
+Accept = Annotated[
+    float | None,
+    typer.Option("--accept", min=0, max=1, metavar="P", help="mark suggestions of at least this probability with y, unseen"),
+]
+Force = Annotated[bool, typer.Option("--force", help="overwrite the file of suspects")]
+
+
+def audit(
+    context: typer.Context,
+    folder: flags.RunFolder,
+    out: Out,
+    data: DataFile = None,
+    folds: Folds = 5,
+    epochs: flags.Epochs = None,
+    accept: Accept = None,
+    text: flags.Text = None,
+    pair: flags.Pair = None,
+    label: flags.Label = None,
+    label_separator: flags.LabelSeparator = None,
+    label_names: flags.LabelNames = None,
+    encoding: flags.Encoding = None,
+    base: flags.WhereBase = None,
+    force: Force = False,
+    json: flags.Json = False,
+) -> None:
+    """Find rows that are probably mislabelled, by models that were not trained on them.
+
+    Takes about as long as training --folds times. Ctrl-C loses only the fold in work: the same command goes on.
+    """
+    from veneer.artifact import write_text
+    from veneer.data.corrections import suspects_table
+    from veneer.tasks import TASKS
+    from veneer.training.audit import audit as find_suspects
+
+    _check_out(out, force)
+    given = flags.overrides_of({name: value for name, value in context.params.items() if name not in ("base", "out")})
+    config, info, location = _open(folder, data, base, given)
+    kept = out.with_name(f"{out.name}.folds")
+    try:
+        found = find_suspects(config, TASKS[info.task], info.label_set, location, folds=folds, kept=kept)
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(1) from None
+    write_text(out, suspects_table(found.suspects, info.labels, accept))
+    kept.unlink(missing_ok=True)
+    if json:
+        print_json(_document(found, folds, out))
+    else:
+        _show(results(), found, out)
+        settings = ["veneer", "train", folder / CONFIG_FILE, *([] if data is None else ["--train", data])]
+        print_commands(results(), "Then", [[*settings, "--corrections", out, "--out", "DIR"]])
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Refuse a file that cannot be written before hours are spent on it."""
+    if out.suffix.lower() != ".csv":
+        raise InputError(f"{out}: suspects are written as CSV. Fix: --out {out.with_suffix('.csv').name}")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent}")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists, perhaps with your marks in it. Fix: another --out, or --force to overwrite it")
+
+
+def _open(folder: Path, data: str | None, base: str | None, given: dict[str, Any]) -> tuple[RunConfig, Any, BaseLocation]:
+    """The run's settings with what to audit in `data.train`, what it says of itself, and its base."""
+    from veneer.artifact import read_info
+    from veneer.bases import find_base, fingerprint
+    from veneer.cli.runs import run_config
+
+    info = read_info(folder)
+    overrides = given | ({} if data is None else {"data.train": data})
+    config = run_config(folder, overrides)
+    if config.data.train is None:
+        raise InputError(f"{folder} does not say which file it was trained on. Fix: --data FILE")
+    if config.data.label_names is not None and "data.label_names" not in given:
+        config.data.label_names = list(info.labels)  # the file they came from may be gone
+    if info.pair and config.data.pair is None:
+        raise InputError(f"this model was trained on pairs of texts. Fix: --pair COLUMN of {config.data.train}")
+    location = find_base(base or info.base)
+    if fingerprint(location) != info.base_fingerprint:
+        raise ArtifactError(
+            f"{folder} was trained on another base than {location.description}. Fix: --base with '{info.base_id}' as it was then"
+        )
+    return config, info, location
+
+
+def _document(found: Audit, folds: int, out: Path) -> dict[str, Any]:
+    return {
+        "data": found.source,
+        "texts": len(found.examples),
+        "folds": folds,
+        "out": str(out),
+        "out_of_fold": found.metrics,
+        "suspects": [{"rank": rank, **asdict(suspect)} for rank, suspect in enumerate(found.suspects, 1)],
+    }
+
+
+def _show(console: Console, found: Audit, out: Path) -> None:
+    share = len(found.suspects) / len(found.examples)
+    print_lines(
+        console, f"Out-of-fold macro F1: {found.metrics['macro_f1']:.4f}. The nearer to 1, the more its doubts are worth."
+    )
+    print_lines(console, f"{len(found.suspects):,} of {len(found.examples):,} rows ({share:.1%}) have doubtful labels: {out}")
+    if not found.suspects:
+        return
+    table = Table(title="Most doubtful", title_justify="left")
+    for name, right in (("row", True), ("text", False), ("given", False), ("suggested", False), ("score", True)):
+        table.add_column(name, justify="right" if right else "left", max_width=60)
+    for one in found.suspects[:SHOWN]:
+        text = one.text if one.pair is None else f"{one.text} | {one.pair}"
+        cells = [" ".join(text.split())[:120], ", ".join(one.given), ", ".join(one.suggested)]
+        table.add_row(str(one.row), *map(escape, cells), f"{one.score:.4f}")
+    console.print(table)
+    print_lines(
+        console, "", "Write y in the column 'use' of the rows to correct; change 'suggested' where another label is right."
+    )

@@ -1,0 +1,230 @@
+"""`veneer calibrate`"""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from veneer.cli import flags
+from veneer.cli.output import messages, print_commands, print_json, print_lines, results
+from veneer.errors import ArtifactError, DataError, InputError
+
+if TYPE_CHECKING:
+    from veneer.cli.labelled import Labelled
+    from veneer.config import RunConfig
+    from veneer.evaluation.calibration import Fitted
+    from veneer.predictor import Predictor
+
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+MOST_ROWS = 30
+_DATA_HELP = escape("labelled file or hub:NAME[/SUBSET][:SPLIT] that took no part in training; the run's dev texts if not given")
+
+
+def calibrate(
+    context: typer.Context,
+    folder: flags.RunFolder,
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help=_DATA_HELP, show_default=False)] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="GOAL", help="what decisions are for: f1 | accuracy | precision=X | recall=X | cost=FILE"
+        ),
+    ] = "f1",
+    coverage: Annotated[
+        float | None,
+        typer.Option("--coverage", metavar="X", help="give sets of labels that hold the right ones for this share of texts"),
+    ] = None,
+    precision: Annotated[
+        float | None, typer.Option("--precision", metavar="X", help="abstain, so that this share of the answers is right")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove the calibration, so that all is plain again")] = False,
+    text: flags.Text = None,
+    pair: flags.Pair = None,
+    label: flags.Label = None,
+    label_separator: flags.LabelSeparator = None,
+    label_names: flags.LabelNames = None,
+    encoding: flags.Encoding = None,
+    base: flags.WhereBase = None,
+    json: flags.Json = False,
+) -> None:
+    """Make probabilities honest and decisions better with labelled texts, and tell when not to answer.
+
+    What is fitted is judged on texts held out from the fit; a decision rule that is no better than chance explains is not kept.
+    The result is stored in the run folder, where predict, evaluate and merge find it.
+    """
+    from veneer.artifact import read_info
+    from veneer.cli.labelled import config_for, read_labelled
+    from veneer.evaluation.calibration import fit_calibration
+    from veneer.evaluation.goals import Goal
+    from veneer.predictor import load
+
+    info = read_info(folder)
+    if clear:
+        _store(folder, None)
+        print_json({"calibration": None}) if json else print_lines(results(), f"{folder} decides by the plain rule again")
+        return
+    goal = Goal.parse(target, info.label_set, info.task)  # type: ignore[arg-type]
+    for flag, share in {"--coverage": coverage, "--precision": precision}.items():
+        if share is not None and not 0 < share < 1:
+            raise InputError(f"{flag} is a share above 0 and below 1, not {share:g}")
+    with messages().status("loading the model"):
+        predictor = load(folder, base=base)
+    config = config_for(predictor, folder, context.params)
+    source = "dev" if data is None else data
+    labelled = _dev(predictor, folder, config) if data is None else read_labelled(predictor, config, data, "calibrating")
+    fitted = fit_calibration(
+        labelled.logits,
+        labelled.targets,
+        labelled.task,
+        goal=goal,
+        coverage=coverage,
+        precision=precision,
+        seed=config.seed,
+        source=source,
+    )
+    _store(folder, fitted)
+    print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder)
+
+
+def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
+    """The development texts of the run, which must be those it was trained with."""
+    from veneer.cli.labelled import run_on
+    from veneer.training.prepare import read_material
+
+    fix = "Fix: --data FILE with labelled texts that took no part in training"
+    try:
+        material = read_material(config)
+    except InputError as error:
+        raise DataError(f"the run's own development texts cannot be read: {error}\n{fix}") from None
+    known = {**_fingerprints(folder), "train": predictor.info.data_fingerprint}
+    for name, fingerprint in material.fingerprints.items():
+        if known.get(name, fingerprint) != fingerprint:
+            place = getattr(config.data, name)
+            raise DataError(f"{place} is not what the run was trained with: its {name} texts or labels have changed. {fix}")
+    return run_on(predictor, material.examples["dev"], "calibrating")
+
+
+def _fingerprints(folder: Path) -> dict[str, Any]:
+    found = _report(folder).get("data", {}).get("fingerprints", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """`report.json`; empty where there is none."""
+    path = folder / REPORT_FILE
+    try:
+        tree = json_format.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
+    return tree
+
+
+def _store(folder: Path, fitted: Fitted | None) -> None:
+    """Into `veneer.json`, and into `report.json` where there is one."""
+    from veneer.artifact import read_info, update_info, write_text
+
+    report = _report(folder)
+    update_info(folder, replace(read_info(folder), calibration=None if fitted is None else fitted.calibration.to_json()))
+    if report:
+        report["calibration"] = None if fitted is None else fitted.to_json()
+        write_text(folder / REPORT_FILE, json_format.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path) -> None:
+    console.print(Text(f"Probabilities, on {fitted.to_json()['measured_on']}", style="bold"), soft_wrap=True)
+    console.print(_quality_table(fitted))
+    print_lines(console, "", *_explanations(fitted, labels))
+    if rule := _rule_table(fitted, labels):
+        console.print()
+        console.print(rule)
+    print_lines(console, "", f"Stored in {folder}: predict, evaluate and merge follow it; predict --raw does not.")
+    commands: list[list[object]] = [["veneer", "report", folder]] if (folder / PAGE_FILE).exists() else []
+    commands += [["veneer", "evaluate", folder, "--data", "FILE"], ["veneer", "predict", folder, "--text", "a text"]]
+    print_commands(console, "Next", commands)
+
+
+def _quality_table(fitted: Fitted) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("lower is better")
+    for heading in ("before", "after"):
+        table.add_column(heading, justify="right")
+    rows = {"calibration error (ECE)": "ece", "Brier score": "brier", "loss (NLL)": "nll"}
+    before, after = fitted.before.scores(), fitted.after.scores()
+    for name, key in rows.items():
+        table.add_row(name, f"{before[key]:.4f}", f"{after[key]:.4f}")
+    return table
+
+
+def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[str]:
+    rule, slopes = fitted.rule, fitted.calibration.slopes
+    method = {
+        "none": "probabilities: as they were; no scaling made them better",
+        "temperature": f"probabilities: logits times {min(slopes, default=1):.2f}"
+        + (f" to {max(slopes):.2f}, a factor a label" if len(set(slopes)) > 1 else ""),
+        "platt": "probabilities: a slope and a shift a label (Platt scaling)",
+    }[fitted.method]
+    name = rule.metric.replace("_", " ").replace(" f1", " F1")
+    interval = "" if rule.interval is None else f", 95 % interval {rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}"
+    lines = [
+        f"texts: {fitted.texts:,}",
+        method,
+        f"decisions: {name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one",
+        f"           gain {rule.gain:+.3f}{interval}",
+        f"           the {rule.kept} rule is kept: {rule.reason}",
+    ]
+    if rule.kept == "fitted" and fitted.goal.least is not None and len(labels) == 2 and not fitted.calibration.thresholds:
+        lines.append(f"           {fitted.goal.name} is that of '{labels[1]}', the second label")
+    if fitted.left:
+        named = ", ".join(labels[i] for i in fitted.left[:8]) + (", …" if len(fitted.left) > 8 else "")
+        lines.append(f"           decided as before, as these texts do not say how else: {named}")
+    return lines + _promise_lines(fitted)
+
+
+def _promise_lines(fitted: Fitted) -> list[str]:
+    from veneer.evaluation.conformal import ASSUMPTION
+
+    lines = []
+    for found in fitted.promises:
+        facts, promise = found.facts, found.promise
+        if found.kind == "coverage":
+            lines.append(
+                f"coverage: sets of labels of probability {promise.level:.3f} and more hold every right one for at least "
+                f"{promise.target:.1%} of texts; {facts['mean_size']:.2f} labels a set"
+            )
+        else:
+            lines.append(
+                f"precision: answers of confidence {promise.level:.3f} and more: at least {promise.target:.1%} are right "
+                f"(95 % confidence); {facts['answered_share']:.1%} of texts are answered, the rest abstained from"
+            )
+    if lines:
+        halves = f"found on {fitted.promises[0].promise.texts:,} other texts than the fit"
+        lines.append(f"          each {halves}; it {ASSUMPTION}")
+    return lines
+
+
+def _rule_table(fitted: Fitted, labels: tuple[str, ...]) -> Table | None:
+    """Thresholds or offsets of a fitted rule; None for the plain one."""
+    values = fitted.calibration.thresholds or fitted.calibration.offsets
+    if fitted.rule.kept != "fitted" or not values:
+        return None
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("label", no_wrap=True, overflow="ellipsis", max_width=30)
+    table.add_column("given from probability" if fitted.calibration.thresholds else "added to its logit", justify="right")
+    for name, value in list(zip(labels, values, strict=True))[:MOST_ROWS]:
+        table.add_row(Text(name), f"{value:.3f}" if fitted.calibration.thresholds else f"{value:+.3f}")
+    if len(labels) > MOST_ROWS:
+        table.caption = f"{len(labels) - MOST_ROWS:,} more are in veneer.json"
+    return table

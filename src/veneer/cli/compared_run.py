@@ -1,0 +1,102 @@
+"""A run folder with the data it was trained on, read again and found to be the same, and what it decides there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from veneer.artifact import ArtifactInfo, read_info
+from veneer.cli.output import messages, progress_bar
+from veneer.cli.runs import run_config
+from veneer.config import RunConfig
+from veneer.errors import DataError
+from veneer.predictor import load
+from veneer.tasks import TASKS
+from veneer.training.prepare import Material, read_material
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished run and its data.
+
+    Attributes:
+        seconds: of its training steps; None where the folder has no report.
+        parameters: how many were trained; likewise.
+    """
+
+    folder: Path
+    info: ArtifactInfo
+    config: RunConfig
+    material: Material
+    seconds: float | None
+    parameters: int | None
+
+    def decide(self, split: str, base: str | None) -> NDArray[Any]:
+        """`[N]` ids or `[N, C]` bool on the texts of a split, by the run's calibration.
+
+        Raises:
+            ArtifactError: the folder is damaged, or the base is another.
+            BaseError: the base cannot be found.
+        """
+        with messages().status(f"loading {self.folder}"):
+            predictor = load(self.folder, base=base)
+        examples = self.material.examples[split]
+        pairs = [example.pair or "" for example in examples] if self.info.pair else None
+        with progress_bar(f"{self.folder} on {split}", len(examples)) as progress:
+            logits = predictor.logits([example.text for example in examples], pairs, progress=progress)
+        decisions: NDArray[Any] = TASKS[self.material.task.name].decide(logits, predictor.calibration).numpy()
+        return decisions
+
+
+def open_run(folder: Path) -> ComparedRun:
+    """The run, its configuration and its data.
+
+    Raises:
+        ArtifactError: no whole run folder, or one without its configuration.
+        DataError: its files are gone, or are not what it was trained with.
+    """
+    info = read_info(folder)
+    config = run_config(folder)
+    if config.data.label_names is not None:
+        config.data.label_names = list(info.labels)  # the file they came from may be gone
+    report = _report(folder)
+    with messages().status(f"reading the data of {folder}"):
+        material = read_material(config)
+    _check_data(folder, info, config, material, report)
+    return ComparedRun(
+        folder,
+        info,
+        config,
+        material,
+        report.get("training", {}).get("seconds"),
+        report.get("parameters", {}).get("trainable"),
+    )
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _check_data(folder: Path, info: ArtifactInfo, config: RunConfig, material: Material, report: dict[str, Any]) -> None:
+    trained_with = {**report.get("data", {}).get("fingerprints", {}), "train": info.data_fingerprint}
+    files = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    changed = [
+        f"{files[name]} ({name})"
+        for name, fingerprint in trained_with.items()
+        if name in material.fingerprints and material.fingerprints[name] != fingerprint
+    ]
+    if changed:
+        raise DataError(
+            f"{folder} was trained on other rows than there are now in {', '.join(changed)}: texts or labels differ. "
+            "Fix: put back the files it was trained with, or train again"
+        )
+    if material.labels.names != info.labels or material.task.name != info.task:
+        raise DataError(f"{folder}: its files now give other labels than it has. Fix: put back what it was trained with")

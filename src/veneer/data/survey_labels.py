@@ -1,0 +1,163 @@
+"""What is wrong with labels: rare or missing ones, imbalance, columns that hold no classes, ids where names are wanted.
+
+Knows label names and their counts; knows no texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from veneer.data.checks import check_splits, count_labels
+from veneer.data.read import Reading
+from veneer.data.survey_finding import Finding, Splits, from_problem, samples
+from veneer.labels import LabelSet, shorten
+from veneer.tasks import Task
+
+RARE = 10  # training rows below which a label is rare
+FEW = 5  # rows of dev or test below which a label's score says little
+MANY_LABELS = 1000
+UNEVEN, LOPSIDED = 3, 10  # rows of the commonest label to one of the rarest: worth a note, worth a warning
+FEWEST_ROWS = 20  # below it, as many labels as rows say nothing
+MOST_TARGETS = 20_000_000  # N·C of a multi-label task up to which weights are computed
+
+# The survey of duplicates says these with more of their rows.
+_TOLD_ELSEWHERE = {"conflicting-labels", "train-dev-duplicates", "train-test-duplicates"}
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """One label: how many rows of each split have it, and its weight under `class_weights: balanced` (None: not computed)."""
+
+    name: str
+    rows: Mapping[str, int]
+    weight: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def label_facts(splits: Splits, labels: LabelSet, task: Task) -> tuple[LabelFacts, ...]:
+    """The C labels in their order; the weights are those that training computes."""
+    counts = {name: count_labels(reading.examples) for name, reading in splits.items()}
+    weights = _weights(splits["train"], labels, task)
+    return tuple(
+        LabelFacts(label, {name: count[label] for name, count in counts.items()}, None if weights is None else weights[i])
+        for i, label in enumerate(labels)
+    )
+
+
+def _weights(train: Reading, labels: LabelSet, task: Task) -> list[float] | None:
+    ids = [[labels.id(label) for label in example.labels if label in labels] for example in train.examples]
+    if task.name == "single_label":
+        ids = [row for row in ids if len(row) == 1]  # others are errors, told as such
+    if not ids or (task.name == "multi_label" and len(ids) * len(labels) > MOST_TARGETS):
+        return None
+    return [round(weight, 4) for weight in task.class_weights(task.targets(ids, len(labels)), len(labels)).tolist()]
+
+
+def label_findings(splits: Splits, labels: LabelSet, facts: tuple[LabelFacts, ...], task: Task, named: bool) -> Iterator[Finding]:
+    """Findings on labels; `named` tells that names were given for the labels' ids."""
+    train, dev, test = (splits.get(name) for name in ("train", "dev", "test"))
+    assert train is not None
+    readings = {reading.source: reading for reading in splits.values()}
+    for problem in check_splits(train, dev, test, labels, task.name == "multi_label"):
+        if problem.kind not in _TOLD_ELSEWHERE:
+            yield from_problem(problem, readings[problem.source])
+    rows = len(train.examples)
+    if (finding := _no_classes(train, labels)) is not None:
+        yield finding
+        return
+    counts = Counter({label.name: label.rows["train"] for label in facts})
+    yield from _rare(train, counts)
+    yield from _few(splits, counts)
+    yield from _balance(counts, facts)
+    yield from _names(labels, counts, named)
+    if len(labels) > MANY_LABELS:
+        message = f"{len(labels):,} labels, {rows / len(labels):.1f} training rows each on average"
+        fix = "join labels, or search instead of classifying: the head alone has a row of weights a label"
+        yield Finding("many-labels", "warning", message, len(labels), fix)
+
+
+def _no_classes(train: Reading, labels: LabelSet) -> Finding | None:
+    """The label column holds something else than classes: nearly one label a row, or quantities."""
+    seen = {label for example in train.examples for label in example.labels}
+    rows = len(train.examples)
+    quantities = len(seen) >= FEWEST_ROWS and all(map(_is_number, seen)) and not all(map(_is_whole, seen))
+    if not quantities and (rows < FEWEST_ROWS or len(seen) * 2 <= rows):
+        return None
+    what = "numbers with fractions" if quantities else "nearly a label a row"
+    message = f"the label column holds {len(labels):,} different labels in {rows:,} rows, {what}: these are no classes"
+    fix = "see whether --label names the right column; put quantities into classes such as low and high first"
+    examples = samples((train.source, example) for example in train.examples)
+    return Finding("labels-are-no-classes", "error", message, len(labels), fix, examples)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_whole(label: str) -> bool:
+    return label.removeprefix("-").isdecimal()
+
+
+def _rare(train: Reading, counts: Counter[str]) -> Iterator[Finding]:
+    rare = [label for label, count in counts.items() if 1 < count < RARE]  # one row or none is told by itself
+    if rare:
+        fewest = min(rare, key=counts.__getitem__)
+        message = f"{len(rare):,} of {len(counts):,} labels have only 2 to {RARE - 1} training rows "
+        message += f"(fewest: '{fewest}', {counts[fewest]}): {shorten(rare, 6)}"
+        wanted = set(rare)
+        examples = samples((train.source, example) for example in train.examples if not wanted.isdisjoint(example.labels))
+        yield Finding("rare-labels", "warning", message, len(rare), "add rows with them, or join them with others", examples)
+
+
+def _few(splits: Splits, counts: Counter[str]) -> Iterator[Finding]:
+    for name in [name for name in splits if name != "train"]:
+        there = count_labels(splits[name].examples)
+        few = [label for label in counts if 0 < there[label] < FEW]
+        if few:
+            message = f"{len(few):,} of {len(counts):,} labels have only 1 to {FEW - 1} {name} rows: {shorten(few, 6)}"
+            fix = f"add {name} rows with them; until then their scores, and macro F1 with them, are mostly chance"
+            wanted = set(few)
+            found = ((splits[name].source, one) for one in splits[name].examples if not wanted.isdisjoint(one.labels))
+            yield Finding(f"few-in-{name}", "warning", message, len(few), fix, samples(found))
+
+
+def _balance(counts: Counter[str], facts: tuple[LabelFacts, ...]) -> Iterator[Finding]:
+    there = {label: count for label, count in counts.items() if count}
+    if len(there) < 2:
+        return
+    most, least = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
+    ratio = there[most] / there[least]
+    if ratio < UNEVEN:
+        return
+    message = f"'{most}' has {there[most]:,} training rows, '{least}' {there[least]:,}: {ratio:,.0f} to 1"
+    weights = {label.name: label.weight for label in facts if label.weight is not None and label.name in (most, least)}
+    if weights:
+        message += f"; balanced weights are {weights[most]:.2f} and {weights[least]:.2f}"
+    fix = "--set training.class_weights=balanced (class_weights: balanced under training:); judge by macro_f1, not accuracy"
+    yield Finding("imbalance", "warning" if ratio >= LOPSIDED else "note", message, there[least], fix)
+
+
+def _names(labels: LabelSet, counts: Counter[str], named: bool) -> Iterator[Finding]:
+    if not named and all(map(_is_whole, labels)):
+        message = f"the labels are numbers ({shorten(labels, 6)}); predictions and reports will show those"
+        fix = "--label-names FILE, one name a line, in the order of the numbers from 0"
+        yield Finding("numeric-labels", "note", message, len(labels), fix)
+    folded: dict[str, str] = {}
+    alike = []
+    for label in labels:
+        first = folded.setdefault(" ".join(label.casefold().replace("_", " ").replace("-", " ").split()), label)
+        if first != label:
+            alike.append(f"'{first}' ({counts[first]:,}) and '{label}' ({counts[label]:,})")
+    if alike:
+        message = f"labels that differ in case or spacing alone: {shorten(alike, 4)}"
+        yield Finding("labels-alike", "warning", message, len(alike), "write them alike if they mean the same")

@@ -1,0 +1,319 @@
+"""A calibration from labelled texts: honest probabilities, a decision rule, and whether either is worth having.
+
+Everything that is reported about the calibration is measured on texts that did not take part in fitting it: the texts are dealt
+into parts, and each part is judged by what was fitted on the others (cross-fitting). A rule that does not beat the plain one
+beyond what chance explains is not kept.
+
+Knows logits, targets and tasks; knows nothing of files and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from veneer.errors import DataError
+from veneer.evaluation.conformal import Found, find_coverage, find_precision
+from veneer.evaluation.goals import Goal
+from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, reliability
+from veneer.evaluation.rules import MOST_CLASSES, fit_rule, keep_plain
+from veneer.evaluation.scaling import Method, Sample, choose_scaling, log_loss
+from veneer.tasks import PLAIN, Calibration, Task
+
+PARTS = 5
+LEAST_TEXTS = 20  # with fewer, nothing is fitted
+CONFIDENCE = 0.95
+CELLS_AT_ONCE = 4_000_000
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The decision rule that was kept, and why.
+
+    Attributes:
+        kept: plain | fitted.
+        metric: what the two were compared by; of `mean_cost` less is better.
+        plain: its value under the plain rule, on held-out texts; `fitted`: under the fitted one.
+        gain: how much better the fitted rule is, above 0 for better; `interval` is its 95 % paired bootstrap interval.
+        reason: one sentence.
+    """
+
+    kept: str
+    metric: str
+    plain: float
+    fitted: float
+    gain: float
+    interval: tuple[float, float] | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good probabilities are: calibration error, Brier score, loss, and the bins behind the first."""
+
+    ece: float
+    brier: float
+    nll: float
+    bins: tuple[Bin, ...]
+
+    def scores(self) -> dict[str, float]:
+        """Without the bins."""
+        return {"ece": self.ece, "brier": self.brier, "nll": self.nll}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A calibration, and everything that is known about it.
+
+    Attributes:
+        calibration: what `veneer.json` keeps.
+        goal: what the rule was fitted for.
+        source: the name of the texts; `texts` is how many there were.
+        method: how probabilities are made: none | temperature | platt.
+        before, after: the probabilities without and with it, both of held-out texts.
+        left: ids of the classes whose decision the fitted rule leaves as it was.
+        promises: what was found for `coverage` and `precision`, where asked for.
+    """
+
+    calibration: Calibration
+    goal: Goal
+    source: str
+    texts: int
+    method: Method
+    rule: Rule
+    parts: int
+    before: Quality
+    after: Quality
+    left: tuple[int, ...] = ()
+    promises: tuple[Found, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: the `calibration` of `report.json`."""
+        measured = f"{self.source}, cross-fitted in {self.parts} parts" if self.parts else f"{self.source}; nothing was fitted"
+        return {
+            "target": self.goal.text,
+            "texts": self.texts,
+            "split": self.source,
+            "parameters": self.calibration.to_json(),
+            "method": self.method,
+            "rule": asdict(self.rule) | {"interval": None if self.rule.interval is None else list(self.rule.interval)},
+            "measured_on": measured,
+            "before": self.before.scores(),
+            "after": self.after.scores(),
+            "reliability": {"before": _plain_bins(self.before.bins), "after": _plain_bins(self.after.bins)},
+            "left": list(self.left),
+            "promises": {found.kind: found.to_json() for found in self.promises},
+        }
+
+
+def fit_calibration(
+    logits: Tensor,
+    targets: Tensor,
+    task: Task,
+    *,
+    goal: Goal | None = None,
+    coverage: float | None = None,
+    precision: float | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    source: str = "dev",
+) -> Fitted:
+    """Fit a calibration on N labelled texts that took no part in training.
+
+    Where `coverage` or `precision` is asked for, half of the texts fit and the other half back the promise, so that it does not
+    rest on texts the probabilities were fitted to.
+
+    Args:
+        logits: `[N, C]`.
+        targets: as `task.targets` gives them.
+        goal: what the decision rule is fitted for; macro-F1 if None.
+        coverage: the share of texts whose set of classes shall hold the right ones.
+        precision: the share of answers that shall be right.
+        bootstrap: resamples behind the interval of the rule's gain; with 0 the plain rule is kept.
+        source: what the texts are called in the report.
+
+    Raises:
+        DataError: there are no texts, a logit is not finite, or a target or promise cannot be reached with these texts.
+    """
+    if not len(logits):
+        raise DataError(f"{source}: there are no texts to calibrate on")
+    if not logits.isfinite().all():
+        raise DataError(f"{source}: logits that are not finite numbers cannot be calibrated. Fix: train again, e.g. in fp32")
+    everything, goal = Sample(task, logits.float(), targets), goal or Goal()
+    if coverage is None and precision is None:
+        return _fit(everything, goal, bootstrap, seed, source)
+    halves = everything.parts(2, seed)
+    first, second = (everything.rows(np.flatnonzero(halves == half)) for half in (0, 1))
+    if len(second) == 0:
+        raise DataError(f"{source}: a promise cannot be made from {len(everything)} text. Fix: give more with --data")
+    fitted = _fit(first, goal, bootstrap, seed, f"half of {source}")
+    calibration, promises = fitted.calibration, []
+    if coverage is not None:
+        promises.append(find_coverage(second.logits, second.targets, task, fitted.calibration, coverage))
+        calibration = replace(calibration, coverage=promises[-1].promise)
+    if precision is not None:
+        promises.append(find_precision(first, second, fitted.calibration, precision))
+        calibration = replace(calibration, precision=promises[-1].promise)
+    return replace(fitted, calibration=calibration, promises=tuple(promises))
+
+
+def _fit(sample: Sample, goal: Goal, bootstrap: int, seed: int, source: str) -> Fitted:
+    if len(sample) < LEAST_TEXTS:
+        return _nothing(sample, goal, source, f"it takes {LEAST_TEXTS} texts to fit a rule, and there are {len(sample)}")
+    if (sample.logits == sample.logits[0]).all():
+        return _nothing(sample, goal, source, "all texts have the same logits, by which nothing can be told apart")
+    held = _hold_out(sample, goal, seed)
+    rule = _judge(sample, held, goal, bootstrap, seed)
+    method, scaling = choose_scaling(sample, seed)
+    fits = rule.kept == "fitted"
+    calibration, left = fit_rule(sample, scaling, goal) if fits else (keep_plain(scaling), ())
+    if goal.least is not None and len(left) == (sample.classes if sample.multi_label else 1):
+        raise DataError(f"{goal.text} is not reached by any label on {source}. Fix: a lower one, or more texts with --data")
+    before = _quality(sample, sample.logits)
+    after = before if method == "none" else _quality(sample, held.logits)
+    return Fitted(calibration, goal, source, len(sample), method, rule, PARTS, before, after, left)
+
+
+def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
+    """The plain rule, where none can be fitted."""
+    plain = sample.task.decide(sample.logits)
+    quality = _quality(sample, sample.logits)
+    value = _point(sample, _flags(sample, plain), goal)
+    rule = Rule("plain", goal.metric(sample.multi_label), value, value, 0.0, None, reason)
+    return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality)
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """What N texts get from a calibration fitted without them: `[N, C]` calibrated logits, decisions; and the plain ones."""
+
+    logits: Tensor
+    fitted: Tensor
+    plain: Tensor
+    swept: bool
+
+
+def _hold_out(sample: Sample, goal: Goal, seed: int) -> _HeldOut:
+    plain = sample.task.decide(sample.logits)
+    logits, fitted = torch.empty_like(sample.logits), plain.clone()
+    swept = sample.classes <= MOST_CLASSES[sample.task.name]
+
+    def judge(rest: Sample, held: Sample, rows: NDArray[np.int64]) -> None:
+        _, scaling = choose_scaling(rest, seed)
+        chosen = torch.from_numpy(rows)
+        logits[chosen] = scaling.calibrated(held.logits)
+        if swept:
+            calibration, _ = fit_rule(rest, scaling, goal)
+            fitted[chosen] = sample.task.decide(held.logits, calibration)
+
+    sample.out_of_part(PARTS, seed, judge)
+    return _HeldOut(logits, fitted, plain, swept)
+
+
+def _judge(sample: Sample, held: _HeldOut, goal: Goal, bootstrap: int, seed: int) -> Rule:
+    """Whether the fitted rule is kept."""
+    metric = goal.metric(sample.multi_label)
+    plain, fitted = _flags(sample, held.plain), _flags(sample, held.fitted)
+    values = _point(sample, plain, goal), _point(sample, fitted, goal)
+    sign = -1.0 if goal.name == "cost" else 1.0
+    gain = sign * (values[1] - values[0])
+    if not held.swept:
+        reason = f"{sample.classes:,} classes are too many for a rule of their own"
+        return Rule("plain", metric, *values, 0.0, None, reason)
+    interval = _gain_interval(sample, plain, fitted, goal, bootstrap, seed) if bootstrap else None
+    if interval is not None:
+        interval = tuple(sorted(sign * bound for bound in interval))  # type: ignore[assignment]
+    if goal.least is not None:
+        kept, reason = "fitted", f"asked for: a {goal.name} of {goal.least:g}; held-out texts get {values[1]:.3f}"
+    elif interval is None:
+        kept, reason = "plain", "without resamples a gain cannot be told from chance"
+    elif interval[0] > 0:
+        kept, reason = "fitted", f"it gains {gain:.3f}, and its 95 % interval is above zero"
+    elif interval[1] < 0:
+        kept, reason = "plain", f"the fitted rule loses {-gain:.3f} on held-out texts"
+    else:
+        kept, reason = "plain", "the interval of the gain includes zero: it may be chance"
+    return Rule(kept, metric, *values, gain, interval, reason)
+
+
+def _flags(sample: Sample, decisions: Tensor) -> Bools:
+    """`[N, C]`, True where a text is given a class."""
+    if sample.multi_label:
+        return decisions.numpy() > 0
+    return np.asarray(decisions.numpy()[:, None] == np.arange(sample.classes))
+
+
+def _truth(sample: Sample) -> Bools:
+    return _flags(sample, sample.targets)
+
+
+def _point(sample: Sample, decided: Bools, goal: Goal) -> float:
+    return float(_values(np.ones((1, len(sample))), _truth(sample), decided, goal, sample.multi_label)[0])
+
+
+def _values(weights: Floats, truth: Bools, decided: Bools, goal: Goal, multi_label: bool) -> Floats:
+    """`[R]` values of the goal's metric, when the N texts count `weights` `[R, N]` times."""
+    texts = weights.sum(1)
+    if goal.name in ("accuracy", "cost"):
+        return np.asarray(weights @ _each(truth, decided, goal, multi_label) / texts)
+    right, given, true = (weights @ flags.astype(np.float64) for flags in (truth & decided, decided, truth))
+    if goal.name == "f1":
+        top, bottom = 2 * right, given + true
+    else:
+        top, bottom = right, given if goal.name == "precision" else true
+    ratio = np.divide(top, bottom, out=np.zeros_like(right), where=bottom > 0)
+    if multi_label:
+        return np.asarray(ratio.mean(1))
+    if goal.name != "f1":
+        return np.asarray(ratio[:, 1])
+    return np.asarray(ratio.sum(1) / np.maximum((bottom > 0).sum(1), 1))
+
+
+def _each(truth: Bools, decided: Bools, goal: Goal, multi_label: bool) -> Floats:
+    """`[N]` costs, or shares that are right."""
+    if goal.name == "accuracy":
+        return np.asarray((truth == decided).mean(1) if multi_label else (truth & decided).sum(1), dtype=np.float64)
+    costs = np.asarray(goal.costs)
+    if multi_label:
+        return np.asarray((truth & ~decided) @ costs[:, 0] + (decided & ~truth) @ costs[:, 1])
+    return np.asarray(costs[truth.argmax(1), decided.argmax(1)])
+
+
+def _gain_interval(sample: Sample, plain: Bools, fitted: Bools, goal: Goal, bootstrap: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile interval of fitted − plain over resamples of the texts, both on the same ones."""
+    rng = np.random.default_rng(seed)
+    n, truth = len(sample), _truth(sample)
+    most = max(1, CELLS_AT_ONCE // max(n, sample.classes))
+    gains = []
+    for start in range(0, bootstrap, most):
+        weights = rng.multinomial(n, np.full(n, 1.0 / n), size=min(most, bootstrap - start)).astype(np.float64)
+        values = [_values(weights, truth, decided, goal, sample.multi_label) for decided in (plain, fitted)]
+        gains.append(values[1] - values[0])
+    low, high = np.quantile(np.concatenate(gains), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _quality(sample: Sample, logits: Tensor) -> Quality:
+    """Of `[N, C]` logits: single-label the confidence in the most probable class, multi-label every text and label."""
+    probabilities = sample.task.probabilities(logits).double().numpy()
+    truth = _truth(sample).astype(np.float64)
+    if sample.multi_label:
+        bins = reliability(probabilities.ravel(), truth.ravel())
+    else:
+        rows, top = np.arange(len(sample)), probabilities.argmax(1)
+        bins = reliability(probabilities[rows, top], truth[rows, top])
+    loss = log_loss(sample.task, logits, sample.targets)
+    return Quality(expected_calibration_error(bins), brier(probabilities, truth, sample.multi_label), loss, bins)
+
+
+def _plain_bins(bins: Sequence[Bin]) -> list[Mapping[str, float]]:
+    return [asdict(item) for item in bins]

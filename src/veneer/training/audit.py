@@ -1,0 +1,100 @@
+"""Rows that are probably mislabelled: out-of-fold scores, then confident learning. `audit` is the page to read.
+
+Knows how a file's rows are scored by models that did not see them; does not know what becomes of the suspects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from veneer.bases import BaseLocation
+from veneer.config import RunConfig
+from veneer.data import Example, check_splits, raise_on_errors, read_examples, render_problems
+from veneer.data.corrections import Suspect
+from veneer.evaluation.label_issues import LabelIssues, find_label_issues, require_cleanlab
+from veneer.evaluation.metrics import point_metrics
+from veneer.evaluation.scaling import Sample, fit_scaling
+from veneer.labels import LabelSet
+from veneer.tasks import Task
+from veneer.training.folds import FoldedTraining, out_of_fold_logits
+from veneer.training.prepare import columns_of
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit of N rows found.
+
+    Attributes:
+        source: the file.
+        examples: its rows.
+        scores: `[N]` out-of-fold probability of each row's given label; with several labels a row, of its most doubted mark.
+        suspects: the doubted rows, the most doubtful first.
+        metrics: accuracy, macro-F1 and so on of the out-of-fold decisions against the given labels: how far to trust the rest.
+    """
+
+    source: str
+    examples: tuple[Example, ...]
+    scores: NDArray[np.float64]
+    suspects: tuple[Suspect, ...]
+    metrics: dict[str, float]
+
+
+def audit(
+    config: RunConfig, task: Task, labels: LabelSet, base: BaseLocation, *, folds: int, kept: Path, console: Console | None = None
+) -> Audit:
+    """Score every row of the training file by a model that was not trained on it, and find the labels that do not fit.
+
+    The file's own labels are audited: `data.corrections` plays no part.
+
+    Args:
+        config: of the run; `data.train` is audited, in its columns, with the run's own adapter and training settings.
+        labels: the C labels of the run.
+        base: a clean one for each fold.
+        kept: file of the finished folds, for an audit that goes on where it was stopped; the caller removes it.
+        console: where progress is shown; standard error by default.
+
+    Raises:
+        ConfigError: cleanlab is not installed.
+        DataError: the file cannot be used, or has too few rows.
+        ResumeError: `kept` is of another audit.
+        Interrupted: stopped from outside; only the fold in work is lost.
+    """
+    require_cleanlab()  # before hours of training
+    console = console or Console(stderr=True)
+    multi_label = task.name == "multi_label"
+    reading = read_examples(config.data.train or "", columns_of(config.data))
+    problems = [*reading.problems, *check_splits(reading, None, None, labels, multi_label)]
+    raise_on_errors(problems)
+    if problems:
+        console.print(render_problems(problems), markup=False, highlight=False)
+    work = FoldedTraining(config, reading.examples, task, labels, base, folds)
+    logits = out_of_fold_logits(work, kept, console)
+    targets = task.targets([[labels.id(label) for label in example.labels] for example in reading.examples], len(labels))
+    # One temperature a label over all rows: too few parameters to remember any row's own label.
+    calibration = fit_scaling(Sample(task, logits, targets), "temperature")
+    probabilities = task.probabilities(logits, calibration)
+    issues = find_label_issues(targets.numpy(), probabilities.numpy(), multi_label=multi_label)
+    suspects = _suspects(reading.examples, issues, labels, multi_label)
+    metrics = point_metrics(targets.numpy(), task.decide(logits).numpy(), len(labels), multi_label)
+    return Audit(reading.source, reading.examples, issues.scores, suspects, metrics)
+
+
+def _suspects(examples: tuple[Example, ...], issues: LabelIssues, labels: LabelSet, multi_label: bool) -> tuple[Suspect, ...]:
+    found = []
+    for row in issues.ranking.tolist():
+        example, suggested = examples[row], issues.suggested[row]
+        ids = np.flatnonzero(suggested) if multi_label else suggested[None]
+        names = _in_order(example.labels, [labels[int(i)] for i in ids])
+        score, confidence = float(issues.scores[row]), float(issues.confidence[row])
+        found.append(Suspect(example.row, example.text, example.pair, example.labels, names, score, confidence))
+    return tuple(found)
+
+
+def _in_order(given: tuple[str, ...], suggested: list[str]) -> tuple[str, ...]:
+    """The suggested labels, those that were given before first and in their order: the first label is the primary one."""
+    return (*(label for label in given if label in suggested), *(label for label in suggested if label not in given))

@@ -1,0 +1,211 @@
+"""The ways an adapter is compared with, from the most frequent answer to full fine-tuning, on the same splits.
+
+Each takes a `Ground` and gives a `Contender`. Those that are trained run the same loop as the adapter, in a folder that is
+removed again: they are measured, not kept.
+
+Knows how to train each; does not know how they are compared or shown.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from veneer import lora
+from veneer.bases import BaseLocation, load_tokenizer
+from veneer.config import RunConfig
+from veneer.errors import Interrupted
+from veneer.inference import compute_logits, compute_pooled
+from veneer.model import Classifier, build_classifier, checkpoint_activations
+from veneer.precision import Precision, pick_device
+from veneer.training.baselines import (
+    TEXT_BASELINE,
+    Judged,
+    describe_choice,
+    fit_linear,
+    fit_text_baseline,
+    judged_split,
+    majority,
+)
+from veneer.training.checkpoint import Checkpoints
+from veneer.training.loop import fit, load_trained
+from veneer.training.prepare import Material, Split, encode_split
+from veneer.training.setup import make_job, precision_of
+from veneer.training.tracking import Tracker
+
+MAJORITY = "most frequent answer"
+EMBEDDINGS = "frozen embeddings + logistic regression"
+HEAD_ONLY = "head alone"
+FULL = "full fine-tuning"
+LINEAR_LEARNING_RATE = 1e-2  # of a lone linear layer, which takes far larger steps than an adapter;
+HEAD_LEARNING_RATE = 1e-3  # of a family's own head, which may have a hidden layer
+FULL_LEARNING_RATE = 5e-5  # usual for a whole encoder: an adapter's would wreck it
+_NEVER = 2**62  # steps between checkpoints of what is not kept
+
+Array = NDArray[Any]
+Bar = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to classify, and what it decided.
+
+    Attributes:
+        decisions: on the judged split, `[N]` ids or `[N, C]` bool.
+        seconds: of training or fitting; None where unknown.
+        parameters: how many numbers were trained; None where unknown.
+        note: what was chosen, or how it was trained.
+    """
+
+    name: str
+    decisions: Array
+    seconds: float | None
+    parameters: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all contenders share: a run's configuration, its data, and its base, which is not adapted."""
+
+    config: RunConfig
+    material: Material
+    base: BaseLocation
+    splits: dict[str, Split]
+
+    @classmethod
+    def of(cls, config: RunConfig, material: Material, base: BaseLocation) -> Ground:
+        """The splits are tokenized here.
+
+        Raises:
+            BaseError: the base has no tokenizer that can be used.
+        """
+        tokenizer, longest = load_tokenizer(base), config.data.max_length
+        splits = {
+            name: encode_split(examples, tokenizer, longest, material.task, material.labels)
+            for name, examples in material.examples.items()
+        }
+        return cls(config, material, base, splits)
+
+    @property
+    def judged(self) -> Split:
+        """The split that contenders are compared on."""
+        return self.splits[judged_split(self.material)]
+
+
+def majority_contender(ground: Ground) -> Contender:
+    """The most frequent class, or set of labels, for every text."""
+    judged = _judged(ground)
+    answer = majority(judged.train)
+    decisions = np.broadcast_to(answer, (len(ground.judged), *answer.shape))
+    labels = ground.material.labels
+    chosen = [labels[int(i)] for i in (np.flatnonzero(answer) if judged.multi_label else [answer])]
+    return Contender(MAJORITY, decisions, 0.0, 0, f"always {', '.join(chosen) or 'no label'}")
+
+
+def text_contender(ground: Ground) -> Contender | None:
+    """TF-IDF + logistic regression; None where it is too much work."""
+    material = ground.material
+    metric = ground.config.evaluation.metric
+    found = fit_text_baseline(material.examples["train"], material.examples["dev"], material.labels, material.task, metric)
+    if found is None:
+        return None
+    decisions = found.decide(ground.judged.examples)
+    return Contender(TEXT_BASELINE, decisions, found.seconds, found.model.parameters, found.description)
+
+
+def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
+    """Logistic regression on the base's vectors of the texts; None where it is too much work.
+
+    Args:
+        bar: called with how many texts of all splits are done, batch by batch.
+
+    Raises:
+        BaseError: the base cannot be loaded.
+    """
+    start = time.perf_counter()
+    model = _fresh(ground, precision_of(ground.config))
+    vectors = {name: compute_pooled(model, split.texts, progress=bar).numpy() for name, split in ground.splits.items()}
+    mean, spread = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
+    for one in vectors.values():  # in place: those of a large file are hundreds of megabytes
+        one -= mean
+        one /= spread
+    found = fit_linear(vectors["train"], vectors["dev"], _judged(ground))
+    if found is None:
+        return None
+    linear = found[1]
+    decisions = linear.decide(vectors[judged_split(ground.material)])
+    seconds = time.perf_counter() - start
+    return Contender(
+        EMBEDDINGS, decisions, seconds, linear.parameters, f"{model.plan.pooling} pooling, {describe_choice(linear)}"
+    )
+
+
+def head_contender(ground: Ground, console: Console) -> Contender:
+    """The head trained over the frozen base.
+
+    Raises:
+        BaseError: the base cannot be loaded.
+        TrainingError: training cannot go on.
+        Interrupted: stopped from outside.
+    """
+    precision = precision_of(ground.config)
+    model = _fresh(ground, precision)
+    lora.unfreeze(model.network, model.trained_heads)  # a linear layer of ours is trained as it comes
+    return _trained(ground, console, HEAD_ONLY, model, precision, HEAD_LEARNING_RATE if model.plan.own else LINEAR_LEARNING_RATE)
+
+
+def full_contender(ground: Ground, console: Console) -> Contender:
+    """Every weight of the base trained, in float32.
+
+    Raises:
+        BaseError: the base cannot be loaded.
+        TrainingError: training cannot go on.
+        Interrupted: stopped from outside.
+    """
+    precision = Precision("fp32", "weights of the base are trained")
+    model = _fresh(ground, precision)
+    model.requires_grad_(True)
+    if ground.config.training.gradient_checkpointing:
+        checkpoint_activations(model)
+    return _trained(ground, console, FULL, model, precision, FULL_LEARNING_RATE)
+
+
+def _fresh(ground: Ground, precision: Precision) -> Classifier:
+    """The base with a fresh head, nothing of it trained yet but the head, on the device."""
+    torch.manual_seed(ground.config.seed)
+    model = build_classifier(ground.base, len(ground.material.labels), pooling=ground.config.pooling, dtype=precision.dtype)
+    return model.to(pick_device())
+
+
+def _trained(
+    ground: Ground, console: Console, name: str, model: Classifier, precision: Precision, learning_rate: float
+) -> Contender:
+    material = ground.material
+    changes = {"learning_rate": learning_rate, "head_learning_rate": None, "checkpoint_every": _NEVER}
+    config = ground.config.model_copy(update={"training": ground.config.training.model_copy(update=changes)})
+    job = make_job(model, config, material.task, material.labels, ground.splits["train"], ground.splits["dev"], precision)
+    with tempfile.TemporaryDirectory() as folder, Tracker(Path(folder), console) as tracker:
+        try:
+            progress = fit(job, Checkpoints(Path(folder), {}), tracker)
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted(f"stopped while training: {name}; nothing of it is kept") from None
+    load_trained(model, progress.best_tensors)
+    trained = sum(parameter.numel() for parameter in model.trainable().values())
+    decisions = material.task.decide(compute_logits(model, ground.judged.texts)).numpy()
+    return Contender(name, decisions, progress.seconds, trained, f"learning rate {learning_rate:g}, {precision.name}")
+
+
+def _judged(ground: Ground) -> Judged:
+    material = ground.material
+    metric = ground.config.evaluation.metric
+    return Judged.of(material.examples["train"], material.examples["dev"], material.labels, material.task, metric)

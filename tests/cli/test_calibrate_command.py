@@ -1,0 +1,224 @@
+"""`veneer calibrate`, and the commands that follow what it stored."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toy_runs import toy_rows, write_csv
+from veneer.artifact import read_info, update_info
+from veneer.predictor import load
+from veneer.tasks import Calibration, Promise
+
+Command = Callable[..., Any]
+ENOUGH = 90
+
+
+def put(folder: Path, calibration: Calibration | None) -> Path:
+    """Store a calibration in a run folder, or take it out."""
+    update_info(folder, replace(read_info(folder), calibration=None if calibration is None else calibration.to_json()))
+    return folder
+
+
+@pytest.fixture
+def single(single_run: Path, tmp_path: Path) -> Path:
+    """A copy of a run, without a calibration."""
+    return put(Path(shutil.copytree(single_run, tmp_path / "single")), None)
+
+
+@pytest.fixture
+def multi(multi_run: Path, tmp_path: Path) -> Path:
+    return put(Path(shutil.copytree(multi_run, tmp_path / "multi")), None)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "labelled.csv", toy_rows(ENOUGH, seed=5))
+
+
+@pytest.fixture
+def many_labelled(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "many.csv", toy_rows(ENOUGH, labels=("good", "bad", "odd"), multi=True, seed=5))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_stored_and_nothing_else_is_touched(veneer: Command, single: Path, labelled: Path) -> None:
+    before = contents(single)
+    result = veneer("calibrate", single, "--data", labelled, "--json")
+    assert result.code == 0, result.err
+    document, after = json.loads(result.out), contents(single)
+    assert {name for name in after if after[name] != before.get(name)} == {"veneer.json", "report.json"}
+    assert before.keys() == after.keys()
+    assert read_info(single).calibration == document["parameters"]
+    assert json.loads(after["report.json"])["calibration"] == document
+    assert document["texts"] == ENOUGH
+    old, new = (json.loads(files["veneer.json"]) for files in (before, after))
+    assert {key for key in new if new[key] != old[key]} <= {"calibration"}
+
+
+def test_without_a_file_the_runs_own_dev_texts_are_taken(veneer: Command, single: Path) -> None:
+    document = json.loads(veneer("calibrate", single, "--json").out)
+    assert (document["texts"], document["split"], document["method"]) == (12, "dev", "none")
+    assert "it takes 20 texts" in document["rule"]["reason"]
+
+
+def test_dev_texts_that_have_changed_are_refused(
+    veneer: Command, single_run: Path, tmp_path: Path, tiny_base: Callable[..., Path]
+) -> None:
+    from toy_runs import run, toy_config
+
+    folder = run(toy_config(tmp_path, tiny_base(), training__epochs=1)).folder
+    fingerprints = {"dev": "0" * 64}
+    put(folder, None)
+    before = (tmp_path / "train.csv").read_text(encoding="utf-8")
+    (tmp_path / "train.csv").write_text(before + "another text,good\n", encoding="utf-8")
+    changed = veneer("calibrate", folder)
+    assert changed.code == 2
+    assert "train.csv is not what the run was trained with" in changed.err
+    assert "--data FILE" in changed.err
+    (tmp_path / "train.csv").write_text(before, encoding="utf-8")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (folder / "report.json").write_text(json.dumps(report | {"data": {"fingerprints": fingerprints}}), encoding="utf-8")
+    assert "dev.csv is not what" in veneer("calibrate", folder).err
+    (tmp_path / "dev.csv").unlink()
+    gone = veneer("calibrate", folder)
+    assert gone.code == 2
+    assert "dev.csv" in gone.err
+    assert "--data FILE" in gone.err
+    assert read_info(folder).calibration is None
+
+
+def test_clear_brings_the_plain_rule_back(veneer: Command, single: Path, labelled: Path) -> None:
+    before = contents(single)
+    assert veneer("calibrate", single, "--data", labelled).code == 0
+    result = veneer("calibrate", single, "--clear")
+    assert (result.code, result.err) == (0, "")
+    assert "plain rule" in result.out
+    assert contents(single)["veneer.json"] == before["veneer.json"]
+    assert json.loads(contents(single)["report.json"])["calibration"] is None
+
+
+def test_a_run_without_a_report_can_be_calibrated(veneer: Command, single: Path, labelled: Path) -> None:
+    (single / "report.json").unlink()
+    assert veneer("calibrate", single, "--data", labelled).code == 0
+    assert not (single / "report.json").exists()
+    assert read_info(single).calibration is not None
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_it_says_what_changed_and_what_it_means(
+    veneer: Command, request: pytest.FixtureRequest, labelled: Path, many_labelled: Path, kind: str
+) -> None:
+    folder, data = request.getfixturevalue(kind), labelled if kind == "single" else many_labelled
+    result = veneer("calibrate", folder, "--data", data, "--coverage", "0.8")
+    assert result.code == 0, result.err
+    for said in (
+        "calibration error (ECE)",
+        "Brier score",
+        "loss (NLL)",
+        "rule is kept",
+        "coverage: sets",
+        "same source",
+        "veneer evaluate",
+    ):
+        assert said in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "best"], "unknown target 'best'"),
+        (["--target", "cost=none.csv"], "cannot read the costs in none.csv"),
+        (["--coverage", "1.5"], "--coverage is a share"),
+        (["--precision", "0"], "--precision is a share"),
+        (["--coverage", "0.99"], "0.99 needs at least 99 labelled texts"),
+        (["--precision", "0.999"], "0.999 cannot be promised"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_nothing_is_stored(
+    veneer: Command, single: Path, labelled: Path, arguments: list[str], message: str
+) -> None:
+    result = veneer("calibrate", single, "--data", labelled, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert read_info(single).calibration is None
+
+
+def test_other_columns_can_be_named(veneer: Command, single: Path, labelled: Path, tmp_path: Path) -> None:
+    with labelled.open(encoding="utf-8", newline="") as file:
+        rows = [{"words": row["text"], "kind": row["label"]} for row in csv.DictReader(file)]
+    other = write_csv(tmp_path / "other.csv", rows)
+    named = json.loads(veneer("calibrate", single, "--data", other, "--text", "words", "--label", "kind", "--json").out)
+    assert named["parameters"] == json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["parameters"]
+
+
+def test_predictions_follow_an_offset_and_a_temperature(veneer: Command, single: Path, labelled: Path) -> None:
+    texts = "good film\nbad day\n"
+    plain = veneer("predict", single, "--json", input=texts).out
+    logits = load(single).logits(texts.split("\n")[:2])
+    put(single, Calibration(slopes=(0.5,), offsets=(1000.0, 0.0)))
+    rows = json.loads(veneer("predict", single, "--json", input=texts).out)
+    assert [row["labels"] for row in rows] == [["bad"], ["bad"]]
+    expected = (logits * 0.5).softmax(-1)
+    assert [row["scores"]["good"] for row in rows] == pytest.approx(expected[:, 1].tolist(), abs=1e-5)
+    assert veneer("predict", single, "--json", "--raw", input=texts).out == plain
+    calibrated = json.loads(veneer("evaluate", single, "--data", labelled, "--json").out)
+    raw = json.loads(veneer("evaluate", single, "--data", labelled, "--json", "--raw").out)
+    assert calibrated["metrics"]["macro_recall"] == 0.5
+    assert raw["metrics"]["macro_f1"] != calibrated["metrics"]["macro_f1"]
+
+
+def test_predictions_follow_thresholds(veneer: Command, multi: Path) -> None:
+    put(multi, Calibration(thresholds=(0.0, 2.0, 0.0)))
+    (row,) = json.loads(veneer("predict", multi, "--text", "good", "--json").out)
+    assert sorted(row["labels"]) == ["bad", "odd"]
+
+
+def test_sets_and_abstentions_are_shown_and_written(veneer: Command, single: Path, tmp_path: Path) -> None:
+    promised = put(single, Calibration(coverage=Promise(0.9, 0.0, 50), precision=Promise(0.9, 1.1, 50)))
+    (row,) = json.loads(veneer("predict", promised, "--text", "good", "--json").out)
+    assert (sorted(row["candidates"]), row["abstained"]) == (["bad", "good"], True)
+    assert max(row["candidates"], key=lambda name: row["scores"][name]) == row["candidates"][0]
+    alone = veneer("predict", promised, "--text", "good").out
+    assert "abstain" in alone
+    assert f"candidates: {row['candidates'][0]}, {row['candidates'][1]}" in alone
+    together = veneer("predict", promised, input="good\nbad\n").out
+    assert together.count("abstain (") == 2
+    assert "candidates" in together
+    write_csv(tmp_path / "texts.csv", [{"text": "good"}])
+    assert veneer("predict", promised, "--file", tmp_path / "texts.csv", "--out", tmp_path / "out.csv").code == 0
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        (written,) = csv.DictReader(file)
+    assert (written["candidates"], written["abstained"]) == (";".join(row["candidates"]), "yes")
+    raw = veneer("predict", promised, "--text", "good", "--raw", "--json").out
+    assert json.loads(raw)[0].keys() == {"text", "labels", "scores"}
+    sure = put(single, Calibration(precision=Promise(0.9, 0.0, 50)))
+    assert json.loads(veneer("predict", sure, "--text", "good", "--json").out)[0]["abstained"] is False
+
+
+def test_evaluate_checks_the_promises(veneer: Command, single: Path, labelled: Path) -> None:
+    put(single, Calibration(coverage=Promise(0.9, 0.0, 50), precision=Promise(0.9, 1.1, 50)))
+    promises = json.loads(veneer("evaluate", single, "--data", labelled, "--json").out)["promises"]
+    assert (promises["coverage"]["held"], promises["coverage"]["mean_size"]) == (1.0, 2.0)
+    assert promises["precision"]["answered"] == 0
+    shown = veneer("evaluate", single, "--data", labelled).out
+    assert "coverage 0.9: 100.0% of the candidate sets" in shown
+    assert "precision 0.9: 0.0% of the texts are answered" in shown
+    assert json.loads(veneer("evaluate", single, "--data", labelled, "--json", "--raw").out)["promises"] == {}
+
+
+def test_no_texts_with_promises(single: Path) -> None:
+    predictor = load(put(single, Calibration(coverage=Promise(0.9, 0.0, 50), precision=Promise(0.9, 1.1, 50))))
+    assert predictor.predict([]) == []
+    assert torch.equal(predictor.logits([]), torch.empty(0, 2))

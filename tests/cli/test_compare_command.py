@@ -1,0 +1,189 @@
+"""`veneer compare`"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toy_runs import run, toy_config, toy_rows, write_csv
+from veneer.cli import compare_baselines
+from veneer.predictor import load
+
+Base = Callable[..., Path]
+Veneer = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def two_runs(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs over the same files, with a test file: another rank and fewer epochs."""
+    folder = tmp_path_factory.mktemp("two")
+    write_csv(folder / "test.csv", toy_rows(30, seed=5))
+    test = {"data__test": str(folder / "test.csv")}
+    first = run(toy_config(folder, tiny_base(), out=str(folder / "first"), **test)).folder
+    second = run(toy_config(folder, tiny_base(), out=str(folder / "second"), lora__rank=2, training__epochs=1, **test)).folder
+    return first, second
+
+
+@pytest.fixture
+def moved_run(single_run: Path, tmp_path: Path) -> Path:
+    """A copy of a run with its own copies of the data, to be changed."""
+    for name in ("train.csv", "dev.csv"):
+        shutil.copy(single_run.parent / name, tmp_path / name)
+    folder = Path(shutil.copytree(single_run, tmp_path / "run"))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace(str(single_run.parent), str(tmp_path)), encoding="utf-8")
+    return folder
+
+
+def document(veneer: Veneer, *arguments: object) -> dict[str, Any]:
+    result = veneer("compare", *arguments, "--json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_against_baselines(veneer: Veneer, two_runs: tuple[Path, Path]) -> None:
+    """Scores of the adapter are those of the report, on test; full fine-tuning has a verdict of its own."""
+    found = document(veneer, two_runs[0], "--baselines", "--full")
+    report = json.loads((two_runs[0] / "report.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in found["contenders"]}
+    assert list(rows) == [
+        "most frequent answer",
+        "TF-IDF + logistic regression",
+        "frozen embeddings + logistic regression",
+        "head alone",
+        "the adapter",
+        "full fine-tuning",
+    ]
+    assert (found["split"], found["texts"], found["metric"]) == ("test", 30, "macro_f1")
+    ours = rows.pop("the adapter")
+    assert ours["score"] == pytest.approx(report["evaluations"]["test"]["metrics"]["macro_f1"])
+    assert ours["trained_parameters"] == report["parameters"]["trainable"]
+    assert ours["adapter_lead"] is None
+    for row in rows.values():
+        assert row["adapter_lead"]["value"] == pytest.approx(ours["score"] - row["score"])
+        assert row["interval"][0] <= row["score"] <= row["interval"][1]
+    cheaper = {name: row["score"] for name, row in rows.items() if name != "full fine-tuning"}
+    assert found["verdict"]["against"] == max(cheaper, key=lambda name: cheaper[name])
+    assert found["against_full_fine_tuning"]["against"] == "full fine-tuning"
+
+
+def test_the_table_of_baselines(veneer: Veneer, multi_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a test file dev is judged, and the verdict says what that means; what is too much work is left out."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(compare_baselines, "text_contender", lambda ground: None)
+    result = veneer("compare", multi_run, "--baselines")
+    assert result.code == 0, result.err
+    said = " ".join(result.out.split())
+    assert "a test file would say more" in said
+    assert "on 15 dev texts" in said
+    assert "left out, as fitting them would take too long: TF-IDF + logistic regression" in said
+    assert "the adapter: macro_f1" in result.err
+    assert all(len(line) <= 100 for line in result.out.splitlines() if str(multi_run) not in line)
+
+
+def test_pairs_have_baselines_too(veneer: Veneer, pair_run: Path) -> None:
+    found = document(veneer, pair_run, "--baselines")
+    assert len(found["contenders"]) == 5
+    assert found["against_full_fine_tuning"] is None
+
+
+def test_runs_side_by_side(veneer: Veneer, two_runs: tuple[Path, Path]) -> None:
+    first, second = two_runs
+    found = document(veneer, first, second)
+    assert found["configuration"] == {"lora.rank": [4, 2], "training.epochs": [2, 1]}
+    assert (found["split"], found["texts"]) == ("test", 30)
+    (pair,) = found["pairs"]
+    scores = [item["score"] for item in found["runs"]]
+    assert pair["second_lead"]["value"] == pytest.approx(scores[1] - scores[0])
+    rows = toy_rows(30, seed=5)
+    texts = [row["text"] for row in rows]
+    right = [
+        [prediction.labels[0] == row["label"] for prediction, row in zip(load(folder).predict(texts), rows, strict=True)]
+        for folder in two_runs
+    ]
+    count = {(a, b): sum((a, b) == two for two in zip(*right, strict=True)) for a in (True, False) for b in (True, False)}
+    assert pair["right"] == {
+        "both": count[True, True],
+        "first": count[True, False],
+        "second": count[False, True],
+        "neither": count[False, False],
+    }
+    assert any(pair["examples"].values())
+    for side, mine in (("first", 0), ("second", 1)):
+        assert len(pair["examples"][side]) == min(5, pair["right"][side])
+        for example in pair["examples"][side]:
+            assert rows[example["row"] - 1]["label"] == example["labels"][0]
+            assert right[mine][example["row"] - 1]
+            assert example[side] == example["labels"]
+
+
+def test_the_tables_of_runs(veneer: Veneer, two_runs: tuple[Path, Path]) -> None:
+    result = veneer("compare", *two_runs)
+    assert result.code == 0, result.err
+    said = " ".join(result.out.split())
+    assert "second" in said.split(".")[0]
+    assert "training.epochs 2 1" in said
+    assert "first against second: both right" in said
+    assert "true: " in said
+
+
+def test_a_run_and_its_copy_are_not_told_apart(veneer: Veneer, two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of two folders of one name the whole paths are shown."""
+    copy = Path(shutil.copytree(two_runs[0], tmp_path / "first"))
+    result = veneer("compare", two_runs[0], copy)
+    assert result.code == 0, result.err
+    said = result.out.replace("\n", "")
+    assert f"{copy} and {two_runs[0]} are not told apart".replace(" ", "") in said.replace(" ", "")
+    assert "no difference" in said
+
+
+def test_runs_over_other_texts_are_refused(veneer: Veneer, single_run: Path, moved_run: Path, tiny_base: Base) -> None:
+    for change, what in (({"text": "another film"}, "text 12 is the first that differs"), (None, "11 texts against 12")):
+        rows = toy_rows(12, seed=1)
+        rows[-1:] = [rows[-1] | change] if change else []
+        write_csv(moved_run.parent / "dev.csv", rows)
+        result = veneer("compare", moved_run, single_run)
+        assert result.code == 2
+        assert "dev texts are not the same" in result.err
+        assert what in result.err
+
+
+def test_runs_with_other_labels_are_refused(veneer: Veneer, single_run: Path, multi_run: Path, tiny_base: Base) -> None:
+    result = veneer("compare", single_run, multi_run)
+    assert result.code == 2
+    assert "one is single_label, the other multi_label" in result.err
+
+
+def test_changed_and_missing_files_are_refused(veneer: Veneer, moved_run: Path) -> None:
+    train = moved_run.parent / "train.csv"
+    content = train.read_text(encoding="utf-8")
+    train.write_text(content.replace("film", "movie"), encoding="utf-8")
+    result = veneer("compare", moved_run, "--baselines")
+    assert result.code == 2
+    assert "was trained on other rows" in result.err
+    assert "train.csv (train)" in result.err
+    train.unlink()
+    result = veneer("compare", moved_run, "--baselines")
+    assert result.code == 2
+    assert "train.csv" in result.err
+
+
+def test_flags_that_do_not_go_together(
+    veneer: Veneer, single_run: Path, multi_run: Path, bare_run: Callable[[Path], Path]
+) -> None:
+    for arguments, fix in (
+        ((single_run,), "another DIR, or --baselines"),
+        ((single_run, multi_run, "--baselines"), "give one DIR"),
+        ((single_run, multi_run, "--full"), "--baselines --full"),
+        ((single_run, single_run), "give each once"),
+        ((bare_run(single_run), single_run), "config.yaml"),
+    ):
+        result = veneer("compare", *arguments)
+        assert result.code == 2
+        assert fix in result.err

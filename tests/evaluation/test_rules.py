@@ -1,0 +1,187 @@
+"""Exact sweeps find what trying everything finds; the plain rule is the plain rule however it is expressed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from veneer.evaluation import rules
+from veneer.evaluation.goals import Goal
+from veneer.evaluation.rules import fit_rule, keep_plain
+from veneer.evaluation.scaling import Sample
+from veneer.tasks import PLAIN, TASKS, Calibration
+
+SINGLE, MULTI = TASKS["single_label"], TASKS["multi_label"]
+
+
+def single(n: int, classes: int, seed: int, *, rounded: bool = False, share: float = 0.5) -> Sample:
+    """Logits that are biased against the last class; `rounded` ones have many ties."""
+    rng = np.random.default_rng(seed)
+    targets = np.where(rng.random(n) < share, classes - 1, rng.integers(0, classes, n))
+    logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[targets] - 0.8 * np.eye(classes)[classes - 1]
+    return Sample(SINGLE, torch.from_numpy(logits.round() if rounded else logits).float(), torch.from_numpy(targets))
+
+
+def multi(n: int, shares: list[float], seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    targets = rng.random((n, len(shares))) < shares
+    logits = rng.normal(size=targets.shape) + 2.0 * targets - 2.0
+    return Sample(MULTI, torch.from_numpy(logits).float(), torch.from_numpy(targets).float())
+
+
+def macro_f1(sample: Sample, decided: Tensor | NDArray[np.int64]) -> float:
+    return float(f1_score(sample.targets.numpy(), np.asarray(decided), average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shift_of_two_classes_is_the_best_there_is(seed: int, rounded: bool) -> None:
+    sample = single(120, 2, seed, rounded=rounded, share=0.31)
+    fitted, left = fit_rule(sample, PLAIN, Goal())
+    difference = (sample.logits[:, 1] - sample.logits[:, 0]).double().numpy()
+    places = [-np.inf, *np.unique(difference)]
+    tried = [macro_f1(sample, (difference > place).astype(np.int64)) for place in places]
+    assert macro_f1(sample, SINGLE.decide(sample.logits, fitted)) == pytest.approx(max(tried), abs=1e-12)
+    assert max(tried) > macro_f1(sample, SINGLE.decide(sample.logits)) or fitted.offsets == (0.0, 0.0)
+    assert left == ()
+
+
+def test_a_cut_lies_midway_between_neighbours() -> None:
+    logits = torch.tensor([[0.0, -3.0], [0.0, -2.0], [0.0, -1.0], [0.0, 2.0]])
+    fitted, _ = fit_rule(Sample(SINGLE, logits, torch.tensor([0, 0, 1, 1])), PLAIN, Goal())
+    assert fitted.offsets == (0.0, 1.5)
+
+
+def test_of_equally_good_rules_the_plain_one_is_taken() -> None:
+    logits = torch.tensor([[0.0, -2.0], [0.0, -1.0], [0.0, 3.0], [0.0, 4.0]])
+    fitted, _ = fit_rule(Sample(SINGLE, logits, torch.tensor([0, 0, 1, 1])), PLAIN, Goal())
+    assert fitted.offsets == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["f1", "accuracy", "cost"])
+def test_a_sweep_of_one_of_many_classes_is_exact(name: str) -> None:
+    """Checked on the first class swept, all others at 0."""
+    sample = single(60, 4, 3, share=0.3)
+    costs = tuple(tuple(float(abs(i - j) ** 2) for j in range(4)) for i in range(4))
+    goal = Goal(name, costs=costs if name == "cost" else None)  # type: ignore[arg-type]
+    logits, targets = sample.logits.double().numpy(), sample.targets.numpy()
+
+    def value(offset: float) -> float:
+        decided = (logits + np.array([offset, 0, 0, 0])).argmax(1)
+        if name == "f1":
+            return macro_f1(sample, decided)
+        if name == "cost":
+            return -float(np.mean([costs[i][j] for i, j in zip(targets, decided, strict=True)]))
+        return float((decided == targets).mean())
+
+    margins = np.sort(logits[:, 1:].max(1) - logits[:, 0])
+    tried = [margins[0] - 1, *((margins[1:] + margins[:-1]) / 2), margins[-1] + 1]
+    found = rules._sweep(logits, 0, targets, goal)
+    assert found is not None
+    assert value(found) == pytest.approx(max(value(offset) for offset in tried), abs=1e-12)
+
+
+def test_a_class_without_texts_counts_only_where_it_is_decided() -> None:
+    """As in the evaluation: to decide on it less often is a gain, to let it go altogether a greater one."""
+    true, rival = np.array([0, 0, 1, 1, 0, 1]), np.array([2, 2, 1, 2, 1, 1])
+    decided = [np.where(np.arange(6) < k, 0, rival) for k in range(7)]
+    expected = [f1_score(true, given, average="macro", zero_division=0) for given in decided]
+    assert rules._macro_f1(true, rival, 0, 4) == pytest.approx(expected)
+
+
+def test_offsets_of_many_classes_help() -> None:
+    sample = single(400, 5, 0, share=0.4)
+    fitted, _ = fit_rule(sample, PLAIN, Goal())
+    gained = macro_f1(sample, SINGLE.decide(sample.logits, fitted)) - macro_f1(sample, SINGLE.decide(sample.logits))
+    assert gained > 0.02
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_threshold_is_the_best_for_its_label_without_shrinkage(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SHRINKAGE", 0.0)
+    sample = multi(90, [0.5, 0.2, 0.05], seed)
+    fitted, _ = fit_rule(sample, PLAIN, Goal())
+    decided, p = MULTI.decide(sample.logits, fitted), sample.logits.sigmoid()
+    for label in range(3):
+        true = sample.targets[:, label].numpy()
+        best = max(f1_score(true, (p[:, label] >= cut).numpy()) for cut in p[:, label])
+        assert f1_score(true, decided[:, label].numpy()) == pytest.approx(best)
+
+
+def test_few_texts_leave_a_threshold_near_what_the_probabilities_say() -> None:
+    """Calibrated probabilities have their best F1 at half of it (arXiv:1402.1892); one positive text does not change that."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.3, 1.2, size=4000)
+    targets = (rng.random(4000) < p).astype(np.float64)
+    exact = max(f1_score(targets, p >= cut, zero_division=0) for cut in np.linspace(0.05, 0.95, 91)) / 2
+    one = np.zeros(4000)
+    one[p.argmin()] = 1.0  # the most misleading text there is
+    found = rules._threshold(p, one, Goal(), 0)
+    assert found == pytest.approx(exact, abs=0.03)
+
+
+def test_thresholds_stand_saturated_and_equal_probabilities() -> None:
+    logits = torch.tensor([[40.0, 0.0], [40.0, 0.0], [-40.0, 0.0], [39.0, 0.0]])
+    targets = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    fitted, left = fit_rule(Sample(MULTI, logits, targets), PLAIN, Goal())
+    assert MULTI.decide(logits, fitted)[:, 0].tolist() == [True, True, False, True]
+    assert left == (1,)
+    assert torch.equal(MULTI.decide(logits, fitted)[:, 1], MULTI.decide(logits)[:, 1])
+
+
+def test_a_precision_is_reached_with_as_many_answers_as_can_be() -> None:
+    sample = multi(400, [0.3, 0.3], 0)
+    fitted, left = fit_rule(sample, PLAIN, Goal("precision", 0.9))
+    decided, p = MULTI.decide(sample.logits, fitted), sample.logits.sigmoid()
+    assert left == ()
+    for label in range(2):
+        true = sample.targets[:, label] > 0
+        assert float(true[decided[:, label]].float().mean()) >= 0.9
+        reaching = [
+            int((true & (p[:, label] >= cut)).sum()) for cut in p[:, label] if true[p[:, label] >= cut].float().mean() >= 0.9
+        ]
+        assert int((true & decided[:, label]).sum()) == max(reaching)
+
+
+def test_a_recall_is_reached_with_the_best_precision() -> None:
+    sample = single(300, 2, 1)
+    fitted, _ = fit_rule(sample, PLAIN, Goal("recall", 0.95))
+    decided, true = SINGLE.decide(sample.logits, fitted) == 1, sample.targets == 1
+    difference = sample.logits[:, 1] - sample.logits[:, 0]
+
+    def precision(given: Tensor) -> float:
+        return float((given & true).sum() / given.sum())
+
+    cuts = [difference >= cut for cut in difference]
+    best = max(precision(given) for given in cuts if (given & true).sum() / true.sum() >= 0.95)
+    assert (decided & true).sum() / true.sum() >= 0.95
+    assert precision(decided) == pytest.approx(best)
+
+
+def test_a_precision_out_of_reach_changes_nothing() -> None:
+    logits = torch.tensor([[3.0], [2.0], [1.0], [-1.0]])
+    fitted, left = fit_rule(Sample(MULTI, logits, torch.tensor([[0.0], [1.0], [0.0], [0.0]])), PLAIN, Goal("precision", 0.9))
+    assert left == (0,)
+    assert torch.equal(MULTI.decide(logits, fitted), MULTI.decide(logits))
+
+
+def test_costs_move_a_threshold() -> None:
+    sample = multi(500, [0.3], 2)
+    careful, _ = fit_rule(sample, PLAIN, Goal("cost", costs=((1.0, 20.0),)))
+    eager, _ = fit_rule(sample, PLAIN, Goal("cost", costs=((20.0, 1.0),)))
+    even, _ = fit_rule(sample, PLAIN, Goal("accuracy"))
+    assert careful.thresholds[0] > even.thresholds[0] > eager.thresholds[0]
+
+
+def test_the_plain_rule_survives_platt_scaling() -> None:
+    """Shifts move probabilities through 0.5; the decisions stay those of the logits."""
+    logits = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) * 3
+    logits[0] = 0.0
+    scaling = Calibration(slopes=(0.4, 1.0, 2.0, 0.7), shifts=(-2.0, 0.0, 1.5, 3.0))
+    assert not torch.equal(MULTI.decide(logits, scaling), MULTI.decide(logits))
+    assert torch.equal(MULTI.decide(logits, keep_plain(scaling)), MULTI.decide(logits))
+    assert keep_plain(Calibration(slopes=(2.0,))) == Calibration(slopes=(2.0,))
