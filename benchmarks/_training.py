@@ -57,9 +57,9 @@ def representative(sizes: Indices, count: int, seed: int) -> Indices:
     return rng.permutation(np.argsort(sizes, kind="stable")[places])
 
 
-def flops_per_token(facts: dict[str, Any]) -> int:
-    """Of one training step: forward 2N + 2P, backward 2N + 4P, with N frozen and P LoRA parameters in the adapted layers."""
-    return int(4 * facts["frozen"] + 6 * facts["lora"])
+def flops(frozen: int, lora: int) -> int:
+    """Of a step, for one row: forward 2N + 2P, backward 2N + 4P, with N frozen and P LoRA parameters in the adapted layers."""
+    return 4 * frozen + 6 * lora
 
 
 def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[str, Any]]:
@@ -93,9 +93,14 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
     model.to(place)
     dev = _part(split, np.arange(min(8, len(split))))
     rows = lora.adapted_layers(model)
+    frozen, adapter = _sizes(rows)
+    # In a narrowed last layer all but keys and values see one row a text, not one a token.
+    last = (model.narrowed_query or "").partition(".attention")[0]
+    narrow = [row for row in rows if last and row.name.startswith(f"{last}.") and not row.name.endswith(("key", "value"))]
+    narrow_flops = flops(*_sizes(narrow))
     facts = {
-        "frozen": sum(row.in_features * row.out_features for row in rows),
-        "lora": sum(row.parameters for row in rows),
+        "frozen": frozen,
+        "lora": adapter,
         "precision": precision.name,
         "pooling": model.plan.pooling,
     }
@@ -115,9 +120,16 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
             progress = fit(job, Checkpoints(Path(name), {}), tracker)
         tokens = int(part.texts.lengths.sum())
         # Of the steps alone: the Trainer is not asked to evaluate or to save, so neither may count here.
-        return {"seconds": progress.seconds, "texts": len(part), "tokens": tokens, "places": tokens, **_device_peak(device)}
+        done = tokens * (flops(frozen, adapter) - narrow_flops) + len(part) * narrow_flops
+        counts = {"texts": len(part), "tokens": tokens, "places": tokens, "flops": done}
+        return {"seconds": progress.seconds, **counts, **_device_peak(device)}
 
     return work, facts
+
+
+def _sizes(rows: Sequence[Any]) -> tuple[int, int]:
+    """Frozen and LoRA parameters of adapted layers."""
+    return sum(row.in_features * row.out_features for row in rows), sum(row.parameters for row in rows)
 
 
 def _part(split: Any, chosen: Indices) -> Any:
@@ -273,7 +285,7 @@ def best_batch_size(name: str, run: Any, sizes: Sequence[int]) -> tuple[int, dic
 
 def report(names: dict[str, str], samples: dict[str, list[Sample]], peaks: dict[str, float], facts: dict[str, Any]) -> None:
     """Print a row a contestant, and how many times as fast those whose key begins with `veneer` are as the others."""
-    peak, work = max(peaks.values()), flops_per_token(facts)
+    peak, work = max(peaks.values()), flops(facts["frozen"], facts["lora"])
     print("matrix-product peak: " + ", ".join(f"{name} {flops / 1e9:,.0f} GFLOP/s" for name, flops in peaks.items()))
     print(
         f"work a token: forward 2N+2P, backward 2N+4P = {work / 1e6:.1f} MFLOP "
@@ -297,7 +309,7 @@ def _row(name: str, samples: Sequence[Sample], work: int, peak: float) -> list[s
         Spread.of(_speeds(samples, "tokens")).show(),
         f"{1 - tokens / sum(sample['places'] for sample in samples):.1%}",
         f"{tokens / sum(sample['texts'] for sample in samples):.1f}",
-        Spread.of([speed * work / peak for speed in _speeds(samples, "tokens")]).show(".1%"),
+        Spread.of([one.get("flops", one["tokens"] * work) / one["seconds"] / peak for one in samples]).show(".1%"),
         f"{max(sample.get('device_bytes', sample['peak_bytes']) for sample in samples) / 2**20:,.0f}",
     ]
 

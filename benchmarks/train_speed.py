@@ -23,6 +23,7 @@ from _measure import (
     start,
     write_json,
 )
+from _profile import profile
 from _training import TrainerWay, best_batch_size, build_trainer, build_veneer, report
 
 PLAIN_BATCH = 32
@@ -32,7 +33,7 @@ WAYS = {
     "b+": TrainerWay(autocast=True, grouped=True, low_precision_base=True, base_dropout=False),
     "c": TrainerWay(full_length=True),
 }
-KEYS = ("veneer", "veneer*", *WAYS)
+KEYS = ("veneer", "veneer*", "veneer mean", *WAYS)
 PRODUCTS = "matrix products"
 
 
@@ -41,6 +42,9 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # this one is about processors; train_cuda.py is about GPUs
     machine = start(flags)
     texts = labelled_texts("train", flags.rows)
+    if flags.profile:
+        _profile(flags, texts)
+        return
     best, sweeps = _sweep(flags, texts)
     contestants = _contestants(flags, texts, best)
     with ExitStack() as stack:
@@ -50,11 +54,11 @@ def main() -> None:
             workers[key] = stack.enter_context(Worker(contestant, flags.threads))
             if key != PRODUCTS:
                 workers[key].run(seed=1000, count=2 * contestant.call["batch_size"])  # warm-up
-        facts = next((workers[key].facts for key in ("veneer", "veneer*") if key in workers), None) or _facts(flags, texts)
+        facts = next((workers[key].facts for key in KEYS[:3] if key in workers), None) or _facts(flags, texts)
         samples = interleave(workers, flags.rounds)
     peaks = peak_flops(samples.pop(PRODUCTS))
     names = {key: contestants[key].name for key in samples}
-    print(f"{texts.source}; veneer: {facts['precision']} base, {facts['pooling']} pooling")
+    print(f"{texts.source}; veneer: {facts['precision']} base")
     report(names, samples, peaks, facts)
     write_json(
         flags.json,
@@ -76,13 +80,20 @@ def _flags() -> argparse.Namespace:
     flags.add_argument("--slow-texts", type=int, default=512, help="texts a round of (a); (c) takes a quarter of it")
     flags.add_argument("--sweep", type=int, nargs="+", default=[16, 32, 64, 128], help="batch sizes tried for veneer* and (b)")
     flags.add_argument("--sweep-texts", type=int, default=512, help="texts of each try")
-    flags.add_argument("--pooling", default="auto", help="veneer's pooling: auto (mean, for this base) | cls | mean")
+    flags.add_argument("--profile", action="store_true", help="say where veneer's own time goes, and end")
     flags.add_argument("--only", nargs="+", choices=KEYS, default=list(KEYS), help="run these contestants alone")
     return flags.parse_args()
 
 
-def _veneer(flags: argparse.Namespace, texts: Texts, name: str, batch_size: int) -> Contestant:
-    arguments = {"texts": texts, "pooling": flags.pooling, "device": "cpu"}
+def _profile(flags: argparse.Namespace, texts: Texts) -> None:
+    for pooling in ("cls", "mean"):
+        work, facts = build_veneer(texts, pooling, "cpu")
+        print(f"veneer, batch 64, {facts['precision']} base, {pooling} pooling\n\n{profile(work, flags.texts, 64)}\n")
+
+
+def _veneer(flags: argparse.Namespace, texts: Texts, name: str, batch_size: int, pooling: str = "cls") -> Contestant:
+    """veneer with the Trainer's own model, BERT's pooler over [CLS], unless `pooling` says otherwise."""
+    arguments = {"texts": texts, "pooling": pooling, "device": "cpu"}
     return Contestant(name, build_veneer, arguments, {"count": flags.texts, "batch_size": batch_size})
 
 
@@ -119,6 +130,7 @@ def _contestants(flags: argparse.Namespace, texts: Texts, best: dict[str, int]) 
     all_of_them = {
         "veneer": _veneer(flags, texts, f"veneer, batch {plain}", plain),
         "veneer*": _veneer(flags, texts, f"veneer, batch {own} (its best)", own),
+        "veneer mean": _veneer(flags, texts, f"veneer, batch {own}, mean pooling (its default for this base)", own, "mean"),
         **{key: _trainer(texts, name, WAYS[key], count, batch) for key, (name, count, batch) in settings.items()},
     }
     chosen = {key: contestant for key, contestant in all_of_them.items() if key in flags.only}

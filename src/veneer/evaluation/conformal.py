@@ -31,6 +31,9 @@ from veneer.tasks import Calibration, Promise, Task
 
 ERROR_RATE = 0.05  # how often a promised precision may turn out to be wrong
 GRID = 20
+HEADROOM = (
+    1.6  # the first test has so many times the texts that one without a mistake takes: fewer often fail, more start too loose
+)
 ASSUMPTION = "holds for texts from the same source as those it was found on"
 
 
@@ -112,15 +115,16 @@ def find_coverage(logits: Tensor, targets: Tensor, task: Task, calibration: Cali
 def find_precision(first: Sample, second: Sample, calibration: Calibration, share: float) -> Found:
     """The least confidence found from which on answers are right for a share of them.
 
-    The confidences to test, and their order, come from `first`; the tests are on `second` alone, in that order until one fails.
+    The confidences to test come from `first`; the tests are on `second` alone, from the strictest on until one fails.
 
     Raises:
         DataError: no confidence passes, or the share is not above 0 and below 1.
     """
     _check_share("precision", share)
-    sure, right = _outcomes(first, calibration)
+    sure, _ = _outcomes(first, calibration)
     levels = np.unique(np.append(np.quantile(sure, np.arange(1, GRID) / GRID, method="lower"), 0.0)).astype(np.float32)
-    order = sorted(levels.tolist(), key=lambda level: (_p_value(sure, right, level, share), level))
+    enough = min(HEADROOM * _least_texts(share), len(sure))
+    order = [level for level in levels[::-1].tolist() if (sure >= np.float32(level)).sum() >= enough]
     sure, right = _outcomes(second, calibration)
     passed = []
     for level in order:
@@ -166,7 +170,7 @@ def _not_found(sure: NDArray[np.float32], right: NDArray[np.bool_], level: float
     given = sure >= np.float32(level)
     count, hits = int(given.sum()), int(right[given].sum())
     bound = _lower_bound(hits, count)
-    needed = math.ceil(math.log(ERROR_RATE) / math.log(share))
+    needed = _least_texts(share)
     return (
         f"a precision of {share:g} cannot be promised: of the {count:,} most certain of {len(sure):,} texts {hits:,} are decided "
         f"right, which only shows a precision of {bound:.3f} (95 % confidence; without a mistake it takes {needed:,} texts). "
@@ -185,6 +189,11 @@ def _p_value(sure: NDArray[np.float32], right: NDArray[np.bool_], level: float, 
     """How likely so many right answers, or more, would be at a precision of `share`."""
     given = sure >= np.float32(level)
     return float(binom.sf(right[given].sum() - 1, given.sum(), share))
+
+
+def _least_texts(share: float) -> int:
+    """How many answers, all right, show a precision of `share`."""
+    return math.ceil(math.log(ERROR_RATE) / math.log(share))
 
 
 def _lower_bound(hits: int, count: int) -> float:
