@@ -61,6 +61,15 @@ def test_a_file_is_written_by_its_ending(veneer: Callable[..., Any], multi_run: 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, target.name])
 
 
+def test_a_carriage_return_in_a_text_does_not_end_its_row(veneer: Callable[..., Any], multi_run: Path, tmp_path: Path) -> None:
+    texts = ["a good\rday", "plain"]
+    (tmp_path / "texts.json").write_text(json.dumps([{"text": text} for text in texts]), encoding="utf-8")
+    target = tmp_path / "out.csv"
+    assert veneer("predict", multi_run, "--file", tmp_path / "texts.json", "--out", target).code == 0
+    with target.open(encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+
+
 def test_columns_are_those_of_the_run_or_named(veneer: Callable[..., Any], pair_run: Path, tmp_path: Path) -> None:
     dev = pair_run.parent / "dev.csv"
     rows = json.loads(veneer("predict", pair_run, "--file", dev, "--json").out)
