@@ -106,7 +106,7 @@ def test_a_resample_scores_as_the_resampled_texts_do(make, multi_label):
     drawn = np.random.default_rng(3).multinomial(40, outcomes.times / 40, size=20)
     found = metrics.metrics_of(outcomes.count(drawn), multi_label)
     for i, times in enumerate(drawn):
-        targets, decisions = np.repeat(outcomes.targets, times, axis=0), np.repeat(outcomes.decisions, times, axis=0)
+        targets, decisions = (np.repeat(one.toarray(), times, axis=0) for one in (outcomes.targets, outcomes.decisions))
         if not multi_label:
             targets, decisions = targets.argmax(axis=1), decisions.argmax(axis=1)
         for name, expected in by_scikit_learn(targets, decisions).items():
@@ -201,3 +201,20 @@ def test_without_resamples_there_are_no_intervals():
     evaluation: Evaluation = score(*single(), NAMES, multi_label=False, bootstrap=0)
     assert evaluation.metrics["accuracy"].low is None
     assert evaluation.to_json()["intervals"] == {}
+
+
+def test_of_many_classes_there_is_no_matrix_but_what_is_confused_with_what():
+    targets, decisions = np.array([0, 0, 0, 7, 299]), np.array([0, 3, 3, 299, 299])
+    found = score(targets, decisions, [str(i) for i in range(300)], multi_label=False, bootstrap=5)
+    assert found.confusion is None
+    assert found.to_json()["confusion"]["matrix"] is None
+    assert found.confused == ((0, 3, 2), (7, 299, 1))
+    assert found.metrics["accuracy"].value == 0.4
+
+
+def test_what_is_confused_is_what_the_matrix_has_off_its_diagonal():
+    found = score(*single(), NAMES, multi_label=False, bootstrap=0)
+    wrong = [(a, b, found.confusion[a, b]) for a, b in np.ndindex(5, 5) if a != b and found.confusion[a, b]]
+    assert sorted(found.confused) == wrong
+    counts = [texts for *_, texts in found.confused]
+    assert counts == sorted(counts, reverse=True)

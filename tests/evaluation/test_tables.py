@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.evaluation.metrics import Evaluation, score
-from veneer.evaluation.tables import bar, confusion_table, per_class_table, scores_table
+from veneer.evaluation.tables import MOST_CLASSES, bar, confusion_table, per_class_table, scores_table
 
 LONG = "a label whose name is far longer than a column has room for"
 CJK = "预约医生的时间和地点以及需要带来的全部材料清单"
@@ -130,3 +130,11 @@ def test_several_labels_show_what_was_missed_and_what_was_wrongly_given():
 
 def test_bars():
     assert [bar(share) for share in (0.0, 0.5, 0.5125, 1.0)] == ["", "█████", "█████▏", "██████████"]
+
+
+def test_of_very_many_classes_the_worst_are_shown():
+    found = evaluation(names_of(300))
+    assert len(shown(per_class_table(found))) == MOST_CLASSES + 2
+    assert f"the lowest {MOST_CLASSES} of 300" in shown(per_class_table(found))[0]
+    assert found.confusion is None
+    assert shown(confusion_table(found))[0].startswith("Most confused pairs")

@@ -126,8 +126,9 @@ def _table(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], delimiter: 
     written = io.StringIO()
     # The writer leaves a bare carriage return unquoted, and for a reader the row would end there.
     returns = any("\r" in str(row.get(name)) for row in rows for name in ("text", "pair"))
-    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-    writer = csv.writer(written, delimiter=delimiter, lineterminator="\n", quoting=quoting)
+    writer = csv.writer(
+        written, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    )
     columns = [name for name in ("text", "pair", "labels", "candidates", "abstained") if rows and name in rows[0]]
     writer.writerow([*(columns or ["text", "labels"]), *(f"score:{label}" for label in labels)])
     for row in rows:

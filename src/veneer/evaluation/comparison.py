@@ -15,7 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.evaluation.metrics import CONFIDENCE, MOST_DRAWS_AT_ONCE, Interval, Outcomes, metrics_of, point_metrics
+from veneer.evaluation.metrics import (
+    CONFIDENCE,
+    MOST_DRAWS_AT_ONCE,
+    Interval,
+    Outcomes,
+    joint_outcomes,
+    metrics_of,
+    point_metrics,
+)
 from veneer.evaluation.tables import NAMES
 
 RESAMPLES = 1000
@@ -214,7 +222,7 @@ def _resampled(compared: Compared, decisions: tuple[Array, ...], resamples: int)
     sides, times = _outcomes(compared, decisions)
     n = int(times.sum())
     rng = np.random.default_rng(compared.seed)
-    most = max(1, MOST_DRAWS_AT_ONCE // max(len(times), sides[0].targets.shape[1]))
+    most = max(1, MOST_DRAWS_AT_ONCE // max(sides[0].targets.shape))
     parts: list[list[NDArray[np.float64]]] = []
     for start in range(0, resamples, most):
         drawn = rng.multinomial(n, times / n, size=min(most, resamples - start))
@@ -227,16 +235,8 @@ def _outcomes(compared: Compared, decisions: tuple[Array, ...]) -> tuple[list[Ou
     targets = np.asarray(compared.targets)
     for one in decisions:
         compared.score(one)  # checks the shapes and ids
-    if compared.multi_label:
-        columns = np.concatenate([targets, *decisions], axis=1).astype(bool)
-        packed, times = np.unique(np.packbits(columns, axis=1), axis=0, return_counts=True)
-        rows = np.unpackbits(packed, axis=1, count=columns.shape[1]).astype(bool)
-        blocks = np.split(rows, len(decisions) + 1, axis=1)
-    else:
-        ids, times = np.unique(np.stack([targets, *decisions], axis=1), axis=0, return_counts=True)
-        occurring = np.unique(ids)  # classes that do not occur help no score, and there may be thousands of them
-        blocks = [ids[:, i, None] == occurring for i in range(ids.shape[1])]
-    return [Outcomes(blocks[0], block, times) for block in blocks[1:]], times
+    joint, times = joint_outcomes(targets, decisions, compared.classes)
+    return [Outcomes(*one, times) for one in joint], times
 
 
 def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:

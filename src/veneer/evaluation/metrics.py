@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from veneer.errors import DataError
 
 LOWER_IS_BETTER = frozenset({"loss", "hamming_loss"})
 CONFIDENCE = 0.95
-MOST_DRAWS_AT_ONCE = 4_000_000  # resamples x outcomes held in memory: 32 MB
+MOST_DRAWS_AT_ONCE = 4_000_000  # resamples x outcomes, and resamples x classes, held in memory: 32 MB
+MOST_IN_MATRIX = 200  # classes beyond which a confusion matrix is not written out: nearly all of it is zeros
 
 Floats = NDArray[np.float64]
 
@@ -53,16 +55,18 @@ class Evaluation:
         metrics: scores by name. Always `accuracy`, `macro_f1`, `micro_f1`, `weighted_f1`, `macro_precision`, `macro_recall`;
             for multi-label also `subset_accuracy` and `hamming_loss`. `accuracy` of a multi-label task *is* the subset accuracy:
             the share of texts with every label right.
-        per_class: the C classes in the order of their names.
-        confusion: `[C,C]`, rows are targets and columns decisions; for multi-label `[C,2,2]`, each
-            `[[true negative, false positive], [false negative, true positive]]`.
+        per_class: the C classes in the order of their ids.
+        confusion: `[C,C]`, rows are targets and columns decisions, None of more than `MOST_IN_MATRIX` classes; for multi-label
+            `[C,2,2]`, each `[[true negative, false positive], [false negative, true positive]]`.
+        confused: single-label: target, decision and number of texts of each wrong decision, the most frequent first.
     """
 
     n: int
     multi_label: bool
     metrics: dict[str, Interval]
     per_class: tuple[ClassScore, ...]
-    confusion: NDArray[np.int64]
+    confusion: NDArray[np.int64] | None
+    confused: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -72,12 +76,13 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: `n`, `metrics`, `intervals` (empty without resamples), `per_class`, `confusion`."""
         fields = ClassScore.__slots__
+        matrix = None if self.confusion is None else self.confusion.tolist()
         return {
             "n": self.n,
             "metrics": {name: score.value for name, score in self.metrics.items()},
             "intervals": {name: [score.low, score.high] for name, score in self.metrics.items() if score.low is not None},
             "per_class": [{field: getattr(item, field) for field in fields} for item in self.per_class],
-            "confusion": {"labels": list(self.label_names), "matrix": self.confusion.tolist()},
+            "confusion": {"labels": list(self.label_names), "matrix": matrix},
         }
 
 
@@ -117,6 +122,7 @@ def score(
         metrics={name: Interval(float(value[0]), *bounds.get(name, ())) for name, value in point.items()},
         per_class=_per_class(counts, label_names),
         confusion=_per_label_confusion(counts, outcomes.n) if multi_label else outcomes.confusion(),
+        confused=() if multi_label else outcomes.confused(),
     )
 
 
@@ -143,15 +149,15 @@ class Counts:
     texts: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The K distinct (target, decision) pairs among N texts: `targets` and `decisions` are `[K,C]` 0/1, `times` is `[K]`.
+    """The K distinct (target, decision) pairs among N texts, as sparse `[K,C]` 0/1; `times` is `[K]`, how often each occurs.
 
     Texts with the same outcome are interchangeable, so that resampling texts is drawing from a multinomial over outcomes.
     """
 
-    targets: NDArray[np.bool_]
-    decisions: NDArray[np.bool_]
+    targets: sparse.csr_array
+    decisions: sparse.csr_array
     times: NDArray[np.int64]
 
     @classmethod
@@ -168,16 +174,10 @@ class Outcomes:
         shape = (len(true), n_classes) if multi_label else (len(true),)
         if true.shape != shape or decided.shape != shape:
             raise ValueError(f"targets {true.shape} and decisions {decided.shape} must both have the shape {shape}")
-        if multi_label:
-            both = np.concatenate([true, decided], axis=1).astype(bool)
-            packed, times = np.unique(np.packbits(both, axis=1), axis=0, return_counts=True)
-            rows = np.unpackbits(packed, axis=1, count=2 * n_classes).astype(bool)
-            return cls(rows[:, :n_classes], rows[:, n_classes:], times)
-        if min(true.min(), decided.min()) < 0 or max(true.max(), decided.max()) >= n_classes:
+        if not multi_label and (min(true.min(), decided.min()) < 0 or max(true.max(), decided.max()) >= n_classes):
             raise ValueError(f"class ids must be from 0 to {n_classes - 1}")
-        cells, times = np.unique(true.astype(np.int64) * n_classes + decided, return_counts=True)
-        classes = np.arange(n_classes)
-        return cls((cells // n_classes)[:, None] == classes, (cells % n_classes)[:, None] == classes, times)
+        (both,), times = joint_outcomes(true, [decided], n_classes)
+        return cls(*both, times)
 
     @property
     def n(self) -> int:
@@ -188,19 +188,50 @@ class Outcomes:
         """The counts when each outcome occurs `times` `[R,K]` times."""
         weights = times.astype(np.float64)  # BLAS has no integer product; counts below 2^53 are exact
         return Counts(
-            right=weights @ (self.targets & self.decisions),
+            right=weights @ self.targets.multiply(self.decisions),
             decided=weights @ self.decisions,
             true=weights @ self.targets,
-            exact=weights @ (self.targets == self.decisions).all(axis=1),
+            exact=weights @ (np.asarray((self.targets != self.decisions).sum(axis=1)) == 0),
             texts=weights.sum(axis=1),
         )
 
-    def confusion(self) -> NDArray[np.int64]:
-        """`[C,C]` of single labels: rows are targets, columns decisions."""
+    def confusion(self) -> NDArray[np.int64] | None:
+        """`[C,C]` of single labels: rows are targets, columns decisions; None of more than `MOST_IN_MATRIX` classes."""
         n_classes = self.targets.shape[1]
+        if n_classes > MOST_IN_MATRIX:
+            return None
         matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
-        matrix[self.targets.argmax(axis=1), self.decisions.argmax(axis=1)] = self.times
+        matrix[self.targets.indices, self.decisions.indices] = self.times
         return matrix
+
+    def confused(self) -> tuple[tuple[int, int, int], ...]:
+        """Target, decision and number of texts of each wrong decision on single labels, the most frequent first."""
+        cells = np.stack([self.targets.indices, self.decisions.indices, self.times], axis=1)
+        cells = cells[cells[:, 0] != cells[:, 1]]
+        return tuple(map(tuple, cells[np.argsort(-cells[:, 2], kind="stable")].tolist()))
+
+
+def joint_outcomes(
+    targets: NDArray[Any], decisions: Sequence[NDArray[Any]], n_classes: int
+) -> tuple[list[tuple[sparse.csr_array, sparse.csr_array]], NDArray[np.int64]]:
+    """The K distinct rows of targets and one or more sets of decisions, and how often each occurs, `[K]`.
+
+    Args:
+        targets: `[N]` class ids, or `[N,C]` 0/1; each of `decisions` the same.
+
+    Returns:
+        For each set of decisions the `[K,C]` 0/1 targets and decisions.
+    """
+    if targets.ndim == 2:
+        columns = np.concatenate([targets, *decisions], axis=1).astype(bool)
+        packed, times = np.unique(np.packbits(columns, axis=1), axis=0, return_counts=True)
+        rows = np.unpackbits(packed, axis=1, count=columns.shape[1]).astype(bool)
+        blocks = [sparse.csr_array(block) for block in np.split(rows, len(decisions) + 1, axis=1)]
+    else:
+        ids, times = np.unique(np.stack([targets, *decisions], axis=1), axis=0, return_counts=True)
+        ones, ends = np.ones(len(ids), dtype=bool), np.arange(len(ids) + 1)
+        blocks = [sparse.csr_array((ones, column, ends), shape=(len(ids), n_classes)) for column in ids.T]
+    return [(blocks[0], block) for block in blocks[1:]], times
 
 
 def metrics_of(counts: Counts, multi_label: bool) -> dict[str, Floats]:
@@ -234,7 +265,7 @@ def _average(values: Floats, weights: Floats) -> Floats:
 def _bootstrap(outcomes: Outcomes, multi_label: bool, resamples: int, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     """The 95 % percentile interval of every metric (Efron and Tibshirani 1993, chapter 13)."""
     share = outcomes.times / outcomes.n
-    most = max(1, MOST_DRAWS_AT_ONCE // len(share))
+    most = max(1, MOST_DRAWS_AT_ONCE // max(outcomes.targets.shape))
     parts = []
     for start in range(0, resamples, most):
         drawn = rng.multinomial(outcomes.n, share, size=min(most, resamples - start))

@@ -6,6 +6,7 @@ Label names are shown as they are: they are never read as rich's markup. Knows n
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 10
 LABEL_CELLS = 24
 MOST_ROWS = 12
+MOST_CLASSES = 60  # beyond, a terminal shows the worst of them; all are in report.json and --json
 MATRIX_CELLS = 50  # what is left of 80 columns for the numbers of a matrix
 
 
@@ -43,15 +45,23 @@ def scores_table(evaluation: Evaluation) -> Table:
 
 
 def per_class_table(evaluation: Evaluation) -> Table:
-    """Precision, recall and F1 of every class, with how many texts have it and how many were given it."""
-    table = _table("Scores by class")
+    """Precision, recall and F1 of every class, with how many texts have it and how many were given it.
+
+    Of more than `MOST_CLASSES`, those with the lowest F1 among the classes that occur.
+    """
+    rows = evaluation.per_class
+    title = "Scores by class"
+    if len(rows) > MOST_CLASSES:
+        rows = tuple(sorted(rows, key=lambda row: (row.support == 0, row.f1))[:MOST_CLASSES])
+        title += f": the lowest {MOST_CLASSES} of {len(evaluation.per_class):,}"
+    table = _table(title)
     _add_label_column(table, "class")
     for heading in ("precision", "recall", "F1"):
         table.add_column(heading, justify="right")
     table.add_column("", width=BAR_CELLS, no_wrap=True)
     for heading in ("texts", "decided"):
         table.add_column(heading, justify="right")
-    for item in evaluation.per_class:
+    for item in rows:
         shares = [f"{value:.3f}" for value in (item.precision, item.recall, item.f1)]
         counts = [f"{count:,}" for count in (item.support, item.predicted)]
         table.add_row(Text(item.label), *shares, Text(bar(item.f1), style="cyan"), *counts)
@@ -65,9 +75,9 @@ def confusion_table(evaluation: Evaluation) -> Table:
     """
     if evaluation.multi_label:
         return _errors_by_label(evaluation)
-    digits = len(f"{evaluation.confusion.max():,}")
-    if len(evaluation.per_class) * (max(digits, 2) + 2) <= MATRIX_CELLS:
-        return _matrix(evaluation)
+    matrix = evaluation.confusion
+    if matrix is not None and len(matrix) * (max(len(f"{matrix.max():,}"), 2) + 2) <= MATRIX_CELLS:
+        return _matrix(evaluation, matrix)
     return _most_confused(evaluation)
 
 
@@ -86,13 +96,13 @@ def _add_label_column(table: Table, heading: str) -> None:
     table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=LABEL_CELLS)
 
 
-def _matrix(evaluation: Evaluation) -> Table:
+def _matrix(evaluation: Evaluation, matrix: NDArray[np.int64]) -> Table:
     table = _table("Confusion")  # longer than a narrow matrix, a title would wrap
     table.add_column("", justify="right")
     _add_label_column(table, "true ↓  decided →")
     for i in range(len(evaluation.per_class)):
         table.add_column(str(i + 1), justify="right")
-    for i, row in enumerate(evaluation.confusion.tolist()):
+    for i, row in enumerate(matrix.tolist()):
         cells = [Text(f"{count:,}" if count else "·", style=_cell_style(i == j, count)) for j, count in enumerate(row)]
         table.add_row(str(i + 1), Text(evaluation.label_names[i]), *cells)
     return table
@@ -105,36 +115,29 @@ def _cell_style(diagonal: bool, count: int) -> str:
 
 
 def _most_confused(evaluation: Evaluation) -> Table:
-    matrix = evaluation.confusion.copy()
-    np.fill_diagonal(matrix, 0)
-    pairs = np.argwhere(matrix)
-    pairs = pairs[np.argsort(-matrix[tuple(pairs.T)], kind="stable")]
-    table = _table(f"Most confused pairs{_of(len(pairs))}")
+    table = _table(f"Most confused pairs{_of(len(evaluation.confused))}")
     _add_label_column(table, "true class")
     _add_label_column(table, "decided")
     table.add_column("texts", justify="right")
     table.add_column("of the class", justify="right")
-    for true, decided in pairs[:MOST_ROWS]:
+    for true, decided, count in evaluation.confused[:MOST_ROWS]:
         of_class = evaluation.per_class[true]
-        count = int(matrix[true, decided])
         other = evaluation.label_names[decided]
         table.add_row(Text(of_class.label), Text(other), f"{count:,}", f"{count / of_class.support:.1%}")
     return table
 
 
 def _errors_by_label(evaluation: Evaluation) -> Table:
-    def errors(i: int) -> int:
-        (_, false_positive), (false_negative, _) = evaluation.confusion[i].tolist()
-        return int(false_positive + false_negative)
-
-    order = sorted((i for i in range(len(evaluation.per_class)) if errors(i)), key=errors, reverse=True)
-    table = _table(f"Labels with the most errors{_of(len(order))}")
+    assert evaluation.confusion is not None, "there always is one of a multi-label task"
+    outcomes = zip(evaluation.label_names, evaluation.confusion.tolist(), strict=True)
+    rows = [(label, found, missed, wrongly_given) for label, ((_, wrongly_given), (missed, found)) in outcomes]
+    rows = sorted((row for row in rows if row[2] + row[3]), key=lambda row: -(row[2] + row[3]))
+    table = _table(f"Labels with the most errors{_of(len(rows))}")
     _add_label_column(table, "label")
     for heading in ("found", "missed", "wrongly given"):
         table.add_column(heading, justify="right")
-    for i in order[:MOST_ROWS]:
-        (_, wrongly_given), (missed, found) = evaluation.confusion[i].tolist()
-        table.add_row(Text(evaluation.label_names[i]), f"{found:,}", f"{missed:,}", f"{wrongly_given:,}")
+    for label, *counts in rows[:MOST_ROWS]:
+        table.add_row(Text(label), *(f"{count:,}" for count in counts))
     return table
 
 

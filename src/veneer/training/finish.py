@@ -149,7 +149,8 @@ def _judge(setting: Setting, logits: Mapping[str, Tensor], calibration: Calibrat
 def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracker: Tracker) -> Evidence:
     """What the diagnosis reads: dev, and what training was made of."""
     material, dev, train = setting.material, setting.splits["dev"], setting.splits["train"]
-    targets = torch.nn.functional.one_hot(train.targets, len(material.labels)) if train.targets.ndim == 1 else train.targets
+    single = train.targets.ndim == 1
+    counts = torch.bincount(train.targets, minlength=len(material.labels)) if single else train.targets.sum(0)
     second = [example.pair for example in train.examples if example.pair is not None]
     return Evidence(
         task=material.task.name,
@@ -164,7 +165,7 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracke
         lengths=dev.texts.lengths,
         cut=(dev.texts.lengths >= setting.config.data.max_length) & (dev.texts.cut > 0),  # one that just fits may be among them
         train_texts=[*(example.text for example in train.examples), *second],
-        train_counts=targets.sum(0).numpy(),
+        train_counts=counts.numpy(),
         history=tracker.history,
     )
 
