@@ -75,7 +75,7 @@ def _report(name: str, task: Task, logits: Tensor, targets: Tensor, splits: int)
     by_level, by_set, low, high = _coverage(task, logits, targets, splits)
     print(
         f"\nright labels of {COVERAGE:.0%} of texts promised, over {splits} random halvings: at or above the level are those of "
-        f"{by_level.mean():.2%} on average (theory: {low:.2%}–{high:.2%}; single ones {by_level.min():.1%}–{by_level.max():.1%}); "
+        f"{by_level.mean():.2%} on average (theory: {low:.2%}–{high:.2%}; each {by_level.min():.1%}–{by_level.max():.1%}); "
         f"in the set, which always has the decided label, those of {by_set.mean():.2%}\n"
     )
 
