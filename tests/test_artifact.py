@@ -20,7 +20,7 @@ import veneer
 from toy_runs import run, toy_config
 from veneer.artifact import load_artifact, read_info, save_artifact, update_info, write_text
 from veneer.errors import ArtifactError, BaseError
-from veneer.tasks import Calibration
+from veneer.tasks import PLAIN, Calibration
 
 Base = Callable[..., Path]
 SOURCES = Path(veneer.__file__).parent
@@ -61,14 +61,16 @@ def refusal(folder: Path, **options: Any) -> str:
 def test_the_files_of_a_run_folder(trained: Path) -> None:
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "veneer.json"}
-    rest = {"config.yaml", "metrics.jsonl", "train.log", "report.json", "last"}
+    rest = {"config.yaml", "metrics.jsonl", "train.log", "report.json", "report.html", "last"}
     assert {path.name for path in trained.iterdir()} == tokenizer | adapter | rest
     assert {path.name for path in (trained / "last").iterdir()} == tokenizer | adapter
+    assert len({path.stat().st_mode for path in trained.iterdir() if path.is_file()}) == 1  # who reads one reads all
     tree = json.loads((trained / "veneer.json").read_text(encoding="utf-8"))
     assert tree["format_version"] == 1
     assert tree["files"].keys() == tokenizer | adapter - {"veneer.json"}
     info = read_info(trained)
-    assert (info.task, info.labels, info.pooling, info.calibration) == ("single_label", ("bad", "good"), "cls", None)
+    assert (info.task, info.labels, info.pooling) == ("single_label", ("bad", "good"), "cls")
+    assert info.calibration == PLAIN.to_json()  # so few texts say nothing else
     assert info.base_fingerprint.startswith("sha256:")
     assert info.scores.keys() >= {"accuracy", "macro_f1"}
     assert info.versions["torch"] == torch.__version__
@@ -281,7 +283,7 @@ def test_no_file_of_a_run_is_a_pickle(trained: Path) -> None:
     files = [path for path in trained.rglob("*") if path.is_file()]
     assert len(files) > 10
     for path in files:
-        assert path.suffix in {".json", ".jsonl", ".safetensors", ".yaml", ".log", ".txt"}, path
+        assert path.suffix in {".json", ".jsonl", ".html", ".safetensors", ".yaml", ".log", ".txt"}, path
         assert not zipfile.is_zipfile(path), path  # as torch.save writes
         assert not path.read_bytes().startswith(b"\x80"), path  # as pickle does
 
@@ -307,3 +309,18 @@ def test_nothing_in_the_package_pickles() -> None:
 
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "trust_remote_code"}
 FORBIDDEN = {"torch.load", "torch.save", "np.load", "numpy.load"}
+
+
+def test_a_tokenizer_with_several_chat_templates_is_saved_and_read(folder: Path, tmp_path: Path) -> None:
+    """transformers writes all but the first into a folder of their own."""
+    loaded = load_artifact(folder)
+    loaded.tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    save_artifact(tmp_path / "again", loaded.model, loaded.tokenizer, loaded.info)
+    assert all(path.is_file() for path in (tmp_path / "again").iterdir())
+    ids = load_artifact(tmp_path / "again").tokenizer("a great film").input_ids
+    assert ids == loaded.tokenizer("a great film").input_ids
+
+
+def test_what_an_information_file_lacks_is_named(folder: Path) -> None:
+    edit(folder, labels=..., task=...)
+    assert "veneer.json is damaged: it lacks labels, task. Fix: copy the whole folder again" in refusal(folder)

@@ -18,7 +18,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -41,6 +41,7 @@ FORMAT_VERSION = 1
 INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_COPY = "Fix: copy the whole folder again, or train again"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class ArtifactInfo:
         return LabelSet(self.labels)
 
 
+_REQUIRED = frozenset(field.name for field in fields(ArtifactInfo) if field.default is MISSING)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A run folder brought back to life."""
@@ -122,6 +126,8 @@ def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenize
     if model.head is not None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
     tokenizer.save_pretrained(writing)
+    for extra in [path for path in writing.iterdir() if path.is_dir()]:  # second chat templates, which no classifier reads
+        shutil.rmtree(extra)
     names = sorted(path.name for path in writing.iterdir())
     text = _info_text(info, {name: sha256(writing / name) for name in names})
     (writing / INFO_FILE).write_text(text, encoding="utf-8")
@@ -139,10 +145,12 @@ def read_info(folder: Path) -> ArtifactInfo:
     if found != FORMAT_VERSION:
         raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads version {FORMAT_VERSION}. Fix: update veneer")
     files = tree.pop("files", None)
+    if lacking := _REQUIRED - tree.keys():
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: it lacks {', '.join(sorted(lacking))}. {_COPY}")
     try:
         info = ArtifactInfo(**{**tree, "labels": tuple(tree["labels"])})
         labels = info.label_set
-    except (TypeError, KeyError, DataError) as error:
+    except (TypeError, DataError) as error:
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
     if wrong := _unsound(tree, files, len(labels)):
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: not what veneer writes: {', '.join(wrong)}")
@@ -230,6 +238,8 @@ def _info_text(info: ArtifactInfo, files: dict[str, str]) -> str:
 def _commit(writing: Path, folder: Path, names: list[str]) -> None:
     """Move the files up, `veneer.json` last: without it the folder is not taken for whole."""
     sync_files(writing / name for name in [*names, INFO_FILE])
+    for name in names:
+        shutil.copymode(writing / INFO_FILE, writing / name)  # safetensors writes files that nobody else can read
     (folder / INFO_FILE).unlink(missing_ok=True)
     for name in names:
         (writing / name).replace(folder / name)
@@ -288,7 +298,7 @@ def _read_tree(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(f"{folder} {_why_none(folder)}") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
+        raise ArtifactError(f"cannot read {path}: {error}. {_COPY}") from None
     if not isinstance(tree, dict):
         raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
     known = {field.name for field in fields(ArtifactInfo)} | {"format_version", "files"}
@@ -325,7 +335,7 @@ def _check_calibration(folder: Path, info: ArtifactInfo) -> None:
 
 def _why_none(folder: Path) -> str:
     if not folder.exists():
-        return "does not exist"
+        return "does not exist. Fix: the folder that training wrote, as its --out or its last lines name it"
     if (folder / "checkpoints").is_dir():
         return f"holds an unfinished run. Fix: veneer train --out {folder} --resume"
     return f"is no run folder: it holds no {INFO_FILE}"
@@ -337,7 +347,7 @@ def _check_files(folder: Path, files: dict[str, Any]) -> None:
             raise ArtifactError(f"{folder / INFO_FILE} is damaged: it names a file outside the folder ({name!r})")
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{folder} is damaged: {name} is missing. Fix: copy the whole folder again, or train again")
+            raise ArtifactError(f"{folder} is damaged: {name} is missing. {_COPY}")
         if sha256(path) != expected:
             raise ArtifactError(f"{path} is damaged: its checksum is not the one saved. Fix: copy it again, or train again")
 

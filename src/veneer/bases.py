@@ -357,8 +357,7 @@ def fingerprint(location: BaseLocation) -> str:
     Raises:
         BaseError: the weights are missing or damaged.
     """
-    raw = _read_json(location.path / "config.json")
-    config = {key: value for key, value in raw.items() if key not in _VOLATILE_KEYS}
+    config = {key: value for key, value in _read_json(location.path / "config.json").items() if key not in _VOLATILE_KEYS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
     files = _require_weights(location)
     with _reading(location, "weights"):

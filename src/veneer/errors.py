@@ -17,6 +17,15 @@ A message says what is wrong, where, and what to do about it. Messages of an `In
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
+# What a file system refuses for reasons of its own: the person's to mend, not ours.
+_REFUSALS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR}
+)
+
 
 class VeneerError(Exception):
     """The run failed for a reason that is not the user's input."""
@@ -64,3 +73,17 @@ class LoraError(InputError):
 
 class ResumeError(InputError):
     """No checkpoint, or one that belongs to another configuration, other data or another batch plan."""
+
+
+def file_refusal(error: BaseException) -> str | None:
+    """One line on a file that the system does not let be written or read, such as on a full disk; None for any other error.
+
+    safetensors tells such a thing as an error of its own, with the system's number in its text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if type(error).__name__ == "SafetensorError" and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
+    if number not in _REFUSALS:
+        return None
+    name = error.filename if isinstance(error, OSError) else None
+    return f"{name or 'a file'} cannot be written or read: {os.strerror(number)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 import veneer as package
 from veneer.cli import predict as predict_command
@@ -78,6 +79,10 @@ def test_wrong_usage_is_exit_code_2(veneer: Callable[..., Any], arguments: tuple
         (KeyboardInterrupt(), "interrupted\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "error: /x cannot be written or read: Permission denied\n"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: a file cannot be written or read: No space left on device\n"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "error: a file cannot be written or read: No space left on device\n",
+        ),
     ],
 )
 def test_a_run_that_fails_is_exit_code_1(

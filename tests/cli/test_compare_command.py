@@ -144,10 +144,17 @@ def test_a_run_and_its_copy_are_not_told_apart(veneer: Veneer, two_runs: tuple[P
 
 
 def test_runs_over_other_texts_are_refused(veneer: Veneer, single_run: Path, moved_run: Path, tiny_base: Base) -> None:
+    """Of runs that do not say what their dev texts were; of one that does, its own changed file is the error."""
+    report = moved_run / "report.json"
     for change, what in (({"text": "another film"}, "text 12 is the first that differs"), (None, "11 texts against 12")):
         rows = toy_rows(12, seed=1)
         rows[-1:] = [rows[-1] | change] if change else []
         write_csv(moved_run.parent / "dev.csv", rows)
+        if report.exists():
+            result = veneer("compare", moved_run, single_run)
+            assert result.code == 2
+            assert "was trained on other rows than there are now in" in result.err
+            report.unlink()
         result = veneer("compare", moved_run, single_run)
         assert result.code == 2
         assert "dev texts are not the same" in result.err
@@ -187,3 +194,12 @@ def test_flags_that_do_not_go_together(
         result = veneer("compare", *arguments)
         assert result.code == 2
         assert fix in result.err
+
+
+def test_equal_configurations_are_said_to_be(veneer: Veneer, single_run: Path, tmp_path: Path) -> None:
+    """In a line, without an empty table; and a run is called alike wherever it is named."""
+    twin = Path(shutil.copytree(single_run, tmp_path / "twin"))
+    result = veneer("compare", single_run, twin)
+    assert result.code == 0, result.err
+    assert "Configurations: no difference\n" in result.out
+    assert str(tmp_path) not in result.out

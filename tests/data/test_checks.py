@@ -89,3 +89,11 @@ def test_several_labels_in_a_single_label_task() -> None:
 
 def test_labels_are_counted_by_row() -> None:
     assert count_labels(reading([("a", "x,y"), ("b", "x"), ("c", "")]).examples) == {"x": 2, "y": 1}
+
+
+def test_labels_that_are_several_in_one_cell() -> None:
+    rows = [("a", "x"), ("b", "y"), ("c", "x|y"), ("d", "x|y"), ("e", "n|a")]
+    problem = check(rows, labels=LabelSet(("x", "y", "x|y", "n|a")))["labels-joined"]
+    assert (problem.severity, problem.value) == ("warning", "x|y")
+    assert "--label-separator '|'" in problem.fix
+    assert "labels-joined" not in check(rows, labels=LabelSet(("x", "x|y", "n|a")))

@@ -49,7 +49,7 @@ def test_a_text_repeated_often_does_not_swell_a_fold() -> None:
 
 
 def test_too_few_texts() -> None:
-    with pytest.raises(DataError, match="1 different texts cannot be dealt into 2 folds"):
+    with pytest.raises(DataError, match="1 text cannot be dealt into 2 folds"):
         assign_folds([Example("same", None, ("a",), i) for i in range(9)], 2, seed=0)
 
 

@@ -173,8 +173,9 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         read_examples(tmp_path / "none" / "review.csv", COLUMNS)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match="is a folder"):
-        read_examples(tmp_path / "folder.csv", COLUMNS)
+    for folder in (tmp_path, tmp_path / "folder.csv"):
+        with pytest.raises(DataError, match="is a folder"):
+            read_examples(folder, COLUMNS)
 
 
 @pytest.mark.parametrize(

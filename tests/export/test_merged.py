@@ -81,7 +81,9 @@ def test_the_readme_says_how_to_use_it(
     (tmp_path / "code.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path / "merged")
     runpy.run_path(str(tmp_path / "code.py"))
-    printed = ast.literal_eval(capsys.readouterr().out)
+    out, said = capsys.readouterr()
+    assert "LOAD REPORT" not in said  # such as of a pooler that the encoder has no use for
+    printed = ast.literal_eval(out)
     (expected,) = load(folder, precision="fp32").predict(["a text"], ["its second text"] if kind == "pairs" else None)
     assert printed == pytest.approx(expected.scores, abs=1e-4)
 
@@ -124,6 +126,12 @@ def test_a_checkpoint_with_other_logits_is_not_left_behind(
     with pytest.raises(VerificationError, match="was not written"):
         merge_run(folder, tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_place_that_cannot_be_written(tiny_base: Base, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", tiny_base())
+    with pytest.raises(InputError, match=r"cannot write .*config\.yaml/merged: Not a directory\. Fix: another --out"):
+        merge_run(folder, folder / "config.yaml" / "merged")
 
 
 def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:

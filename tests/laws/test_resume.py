@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows, write_csv
 from veneer.cli import main
 from veneer.config import RunConfig, load_config
-from veneer.errors import Interrupted, ResumeError
+from veneer.errors import Interrupted, ResumeError, TrainingError
 from veneer.training import checkpoint
 from veneer.training.checkpoint import Checkpoints
 from veneer.training.tracking import Tracker
@@ -158,11 +159,11 @@ def test_a_failed_write_of_a_checkpoint_leaves_the_one_before(
         save(tensors, path)
         if "step-00000008" in str(path):
             path.write_bytes(path.read_bytes()[:100])
-            raise OSError(28, "No space left on device")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", save_until_full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(TrainingError, match=r"No space left.*; a checkpoint is kept.*--resume$"):
             run(failing)
     assert sorted(path.name for path in (tmp_path / "failing" / "checkpoints").glob("step-*")) == [
         "step-00000000",
@@ -332,6 +333,7 @@ def test_another_configuration_is_refused_by_name_and_touches_nothing(name: str,
     with pytest.raises(ResumeError) as refusal:
         run(changed, resume=True)
     assert difference in str(refusal.value)
+    assert "Fix: resume with what it was started with, or train into another --out" in str(refusal.value)
     assert _files(folder) == before
 
 

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DebertaV2Model,
+    GPT2Config,
+)
 
 import veneer.lora
 from veneer.errors import LoraError
-from veneer.lora import LoraLinear, apply_lora, linear_layers, lora_layers, shared_input_groups
+from veneer.lora import LoraLinear, SharedInput, apply_lora, linear_layers, lora_layers, shared_input_groups
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20}
 
@@ -202,6 +211,34 @@ def test_groups_do_read_one_tensor(family: str, groups_a_layer: int) -> None:
     assert len(groups) == groups_a_layer * config.num_hidden_layers
     for group in groups:
         assert len({id(seen[name][0]) for name in group}) == 1
+
+
+def test_relative_positions_go_through_layers_that_share_an_input() -> None:
+    """DeBERTa with `share_att_key`, as published: query and key are called with the positions, too, and value is not."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 40}
+    positions = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 8}
+    torch.manual_seed(4)
+    apart = DebertaV2Model(DebertaV2Config(**sizes, **positions, initializer_range=0.2)).eval().requires_grad_(False)
+    apply_lora(apart, ["query_proj", "key_proj", "value_proj"], rank=2, alpha=4)
+    for layer in lora_layers(apart).values():
+        nn.init.normal_(layer.lora_B)
+    shared = copy.deepcopy(apart.double())
+    layers = lora_layers(shared)
+    groups = shared_input_groups(layers)
+    assert [len(group) for group in groups] == [3, 3]
+    for group in groups:
+        SharedInput([layers[name] for name in group])
+    ids = torch.randint(40, (3, 9))
+    for _ in range(2):  # what waits after the first batch is not taken for the second
+        results = []
+        for model in (apart, shared):
+            model.zero_grad()
+            hidden = model(input_ids=ids).last_hidden_state
+            torch.autograd.backward((hidden * torch.arange(32)).tanh().sum())
+            results.append([hidden, *(parameter.grad for parameter in model.parameters() if parameter.requires_grad)])
+        for expected, ours in zip(*results, strict=True):
+            torch.testing.assert_close(ours, expected)
+        ids = ids.flip(0, 1)
 
 
 def test_public_names_are_sorted_and_there() -> None:

@@ -23,6 +23,7 @@ from veneer.data.folds import assign_folds
 from veneer.errors import ConfigError, DataError, Interrupted, ResumeError
 from veneer.labels import LabelSet
 from veneer.tasks import TASKS
+from veneer.training import audit as audit_module
 from veneer.training import folds as folds_module
 from veneer.training.audit import Audit, audit
 from veneer.training.folds import FoldedTraining, out_of_fold_logits
@@ -265,3 +266,12 @@ class TestCorrectionsInTraining:
         info = json.loads((folder / "veneer.json").read_text(encoding="utf-8"))
         assert info["data_fingerprint"] == read_material(config).fingerprints["train"]
         assert "corrections: " in (folder / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_more_labels_than_memory_holds_are_refused_before_any_training(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "MOST_CELLS", 2 * ROWS - 1)
+    monkeypatch.setattr(folds_module, "fit", None)
+    with pytest.raises(DataError, match=r"150 rows with 2 labels are too many .* at most 149 rows"):
+        start(flipped_config(tmp_path, tiny_base()), tmp_path)

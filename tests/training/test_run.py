@@ -196,6 +196,8 @@ def test_nothing_is_overwritten(tmp_path: Path, tiny_base: Base) -> None:
     (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"run is not empty, and nothing is overwritten\. Fix: another --out$"):
         run(config)
+    with pytest.raises(ConfigError, match=r"notes\.txt is a file, and nothing is overwritten\. Fix: another --out$"):
+        run(config.model_copy(update={"out": str(tmp_path / "run" / "notes.txt")}))
     (tmp_path / "run" / "notes.txt").unlink()
     run(config)  # an empty folder is fine
     before = outcome(tmp_path / "run")

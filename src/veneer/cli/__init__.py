@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import sys
 from typing import Annotated, Any
@@ -13,10 +12,7 @@ from typer.core import TyperGroup
 import veneer
 from veneer.cli import audit, calibrate, compare, demo, doctor, evaluate, inspect, merge, predict, report, train
 from veneer.cli.output import print_error
-from veneer.errors import VeneerError
-
-# What a file system refuses for reasons of its own: the person's to mend, not ours.
-_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT})
+from veneer.errors import VeneerError, file_refusal
 
 
 class _Commands(TyperGroup):
@@ -31,10 +27,10 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(1) from None
-        except OSError as error:
-            if error.errno not in _REFUSALS:
+        except Exception as error:
+            if (refusal := file_refusal(error)) is None:
                 raise
-            print_error(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}")
+            print_error(refusal)
             raise typer.Exit(1) from None
 
 

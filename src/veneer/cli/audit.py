@@ -133,7 +133,7 @@ def _show(console: Console, found: Audit, out: Path) -> None:
     print_lines(console, f"{len(found.suspects):,} of {len(found.examples):,} rows ({share:.1%}) have doubtful labels: {out}")
     if not found.suspects:
         return
-    table = Table(title="Most doubtful", title_justify="left")
+    table = Table(title="Most doubtful", title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
     for name, right in (("row", True), ("text", False), ("given", False), ("suggested", False), ("score", True)):
         table.add_column(name, justify="right" if right else "left", max_width=60)
     for one in found.suspects[:SHOWN]:

@@ -98,9 +98,10 @@ class SideBySide:
             console.print(Text(self._sentence(duel)), style="bold")
         if self.split == "dev":
             console.print(Text("Every run was picked by its score on dev, so all of them look a little better than they are."))
-        for table in (self._scores(), self._configurations()):
-            console.print()
-            console.print(table)
+        console.print()
+        console.print(self._scores())
+        console.print()
+        console.print(self._configurations() if self.differing else Text("Configurations: no difference", "bold"))
         for duel in self.duels:
             self._print_duel(console, duel)
 
@@ -119,11 +120,11 @@ class SideBySide:
         for one in self.scored:
             seconds = "–" if one.run.seconds is None else f"{one.run.seconds:,.0f}"
             trained = "–" if one.run.parameters is None else f"{one.run.parameters:,}"
-            table.add_row(Text(str(one.run.folder)), show_interval(one.score), seconds, trained)
+            table.add_row(Text(self._called(one)), show_interval(one.score), seconds, trained)
         return table
 
     def _configurations(self) -> Table:
-        table = _table("Configurations: what differs" if self.differing else "Configurations: no difference")
+        table = _table("Configurations: what differs")
         table.add_column("key")
         for one in self.scored:
             table.add_column(Text(self._called(one)))

@@ -14,6 +14,7 @@ from rich.text import Text
 from veneer.cli import flags
 from veneer.cli.output import messages, print_json, print_lines, progress_bar, results
 from veneer.errors import DataError, InputError
+from veneer.labels import shorten
 
 if TYPE_CHECKING:
     from veneer.cli.prediction_file import Texts
@@ -155,7 +156,7 @@ def _show(console: Console, texts: Texts, predictions: list[Prediction]) -> None
         labels = Text(", ".join(prediction.labels)) if prediction.labels else Text("none", style="dim")
         if prediction.abstained:
             labels = Text.assemble(("abstain ", "yellow"), Text(f"({labels})", style="dim"))
-        within = [Text(", ".join(prediction.candidates or ()) or "none", style="dim")] if sets else []
+        within = [Text(shorten(prediction.candidates or ()) or "none", style="dim")] if sets else []
         table.add_row(labels, scores or f"{max(prediction.scores.values()):.2f}", *within, Text(text))
     console.print(table)
     return None
@@ -182,4 +183,4 @@ def _show_one(console: Console, prediction: Prediction) -> None:
     if prediction.abstained:
         console.print("abstain: not sure enough for the promised precision", style="yellow")
     if prediction.candidates is not None:
-        console.print(Text(f"candidates: {', '.join(prediction.candidates) or 'none'}", style="dim"), soft_wrap=True)
+        console.print(Text(f"candidates: {shorten(prediction.candidates) or 'none'}", style="dim"), soft_wrap=True)

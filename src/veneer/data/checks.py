@@ -14,6 +14,8 @@ from veneer.data.read import Reading
 from veneer.data.types import Example
 from veneer.labels import LabelSet, shorten
 
+SEPARATORS = "|;,/"  # usual ones between labels in a cell
+
 Key = tuple[str, str | None]
 
 
@@ -33,8 +35,8 @@ def check_splits(
     """What is wrong with the splits of one data set, C classes being `labels`.
 
     Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only.
-    Warnings: labels seen once or never in training, labels absent from dev, equal texts with other labels, and texts of dev or
-    test that are in train too.
+    Warnings: labels seen once or never in training, labels made of other labels, labels absent from dev, equal texts with other
+    labels, and texts of dev or test that are in train too.
     """
     problems: list[Problem] = []
     for reading in (train, dev, test):
@@ -93,8 +95,22 @@ def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
             "label-not-in-train", f"labels that no training row has: {len(never)}", "add rows with them, or leave them out"
         )
         log.add(flaw, value=shorten(never), severity="warning")
+    _check_joined(labels, log)
     _check_conflicts(train, log)
     return log.problems()
+
+
+def _check_joined(labels: LabelSet, log: ProblemLog) -> None:
+    """Labels made of other labels: the cells hold several, and nobody said what is between them."""
+    for mark in SEPARATORS:
+        joined = [label for label in labels if mark in label and all(part.strip() in labels for part in label.split(mark))]
+        if joined:
+            fix = f"--label-separator '{mark}', if they are several labels of one row"
+            log.add(
+                Flaw("labels-joined", f"labels that are others with '{mark}' between: {len(joined)}", fix),
+                value=shorten(joined),
+                severity="warning",
+            )
 
 
 def _check_conflicts(train: Reading, log: ProblemLog) -> None:

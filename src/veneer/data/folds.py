@@ -31,7 +31,8 @@ def assign_folds(examples: Sequence[Example], folds: int, seed: int) -> NDArray[
     for i, example in enumerate(examples):
         groups[text_key(example)].append(i)
     if len(groups) < folds:
-        raise DataError(f"{len(groups)} different texts cannot be dealt into {folds} folds. Fix: fewer folds, or more rows")
+        texts = "1 text" if len(groups) == 1 else f"{len(groups)} different texts"
+        raise DataError(f"{texts} cannot be dealt into {folds} folds. Fix: fewer folds, or more rows")
     shuffled = list(groups.values())
     random.Random(seed).shuffle(shuffled)
     shuffled.sort(key=len, reverse=True)  # the many single rows then even out what texts repeated often unbalance

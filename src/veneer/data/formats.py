@@ -31,11 +31,13 @@ def load_file(path: Path, columns: Columns) -> Table:
     Raises:
         DataError: the file is missing, empty, of an unknown ending, in another encoding, or cannot be parsed at all.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file{_beside(path / 'x')}")
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise DataError(f"{path}: the ending '{ending}' names no known format. Fix: use one of {', '.join(ENDINGS)}")
     if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}{_beside(path)}")
+        raise DataError(f"{path}: no such file{_beside(path)}")
     if ending == ".parquet":
         return _parquet(path)
     try:

@@ -31,9 +31,7 @@ from veneer.tasks import Calibration, Promise, Task
 
 ERROR_RATE = 0.05  # how often a promised precision may turn out to be wrong
 GRID = 20
-HEADROOM = (
-    1.6  # the first test has so many times the texts that one without a mistake takes: fewer often fail, more start too loose
-)
+HEADROOM = 1.6  # the first test has so many times the texts that one without a mistake takes, so that a mistake may be among them
 ASSUMPTION = "holds for texts from the same source as those it was found on"
 
 
@@ -121,11 +119,12 @@ def find_precision(first: Sample, second: Sample, calibration: Calibration, shar
         DataError: no confidence passes, or the share is not above 0 and below 1.
     """
     _check_share("precision", share)
-    sure, _ = _outcomes(first, calibration)
-    levels = np.unique(np.append(np.quantile(sure, np.arange(1, GRID) / GRID, method="lower"), 0.0)).astype(np.float32)
+    levels, _ = _outcomes(first, calibration)
+    levels = np.unique(np.append(np.quantile(levels, np.arange(1, GRID) / GRID, method="lower"), 0.0)).astype(np.float32)
+    sure, right = _outcomes(second, calibration)
+    # where to begin depends on how many answers there are, which says nothing of how many are right: the tests stay exact
     enough = min(HEADROOM * _least_texts(share), len(sure))
     order = [level for level in levels[::-1].tolist() if (sure >= np.float32(level)).sum() >= enough]
-    sure, right = _outcomes(second, calibration)
     passed = []
     for level in order:
         if _p_value(sure, right, level, share) > ERROR_RATE:

@@ -26,7 +26,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 10
 LABEL_CELLS = 24
 MOST_ROWS = 12
-MOST_CLASSES = 60  # beyond, a terminal shows the worst of them; all are in report.json and --json
+MOST_CLASSES = 40  # beyond, a terminal shows the worst of them; all are in report.json and --json
 MATRIX_CELLS = 50  # what is left of 80 columns for the numbers of a matrix
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from veneer import lora
 from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact
-from veneer.bases import BaseLocation, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
+from veneer.bases import BaseLocation, encoder_options, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
 from veneer.inference import compute_logits
@@ -80,7 +80,10 @@ def merge_run(folder: Path, out: Path, *, base: str | None = None) -> MergeRepor
     before = _run_logits(loaded)
     writing = out.parent / f".{out.name}.writing"
     shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
+    try:
+        writing.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}. Fix: another --out") from None
     try:
         _write(writing, loaded)
         report = _compare(writing, out, loaded.info, before)
@@ -116,7 +119,7 @@ def _write(folder: Path, loaded: Loaded) -> None:
         _write_pooling(folder, info, model.head.in_features)
     if info.calibration is not None:
         _write_json(folder / CALIBRATION_FILE, {"labels": info.labels, **info.calibration})
-    (folder / "README.md").write_text(_readme(info), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(info, encoder_options(config)), encoding="utf-8")
 
 
 def _write_pooling(folder: Path, info: ArtifactInfo, width: int) -> None:
@@ -180,7 +183,7 @@ def _load(location: BaseLocation, info: ArtifactInfo, folder: Path) -> tuple[Any
     return model.eval(), None
 
 
-def _readme(info: ArtifactInfo) -> str:
+def _readme(info: ArtifactInfo, options: Mapping[str, bool]) -> str:
     multi_label = info.task == "multi_label"
     arguments = "text, pair" if info.pair else "text"
     texts = 'text, pair = "a text", "its second text"' if info.pair else 'text = "a text"'
@@ -189,7 +192,8 @@ def _readme(info: ArtifactInfo) -> str:
         body = _FAMILY_HEAD
     else:
         pooled = {"cls": "hidden[:, 0]", "last": "hidden[:, -1]", "mean": "hidden.mean(1)"}[info.pooling]
-        body = _OUR_HEAD.replace("POOLED", pooled)
+        given = "".join(f", {name}={value}" for name, value in options.items())
+        body = _OUR_HEAD.replace("POOLED", pooled).replace("OPTIONS", given)
     calibration = PLAIN
     if info.calibration is not None:
         calibration = Calibration.from_json(info.calibration, info.task, len(info.labels))  # type: ignore[arg-type]
@@ -258,7 +262,8 @@ _OUR_HEAD = """import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer, model, head = AutoTokenizer.from_pretrained("."), AutoModel.from_pretrained(".").eval(), load_file("head.safetensors")
+tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")
+model = AutoModel.from_pretrained("."OPTIONS).eval()
 TEXTS
 with torch.no_grad():
     hidden = model(**tokenizer(ARGUMENTS, truncation=True, return_tensors="pt")).last_hidden_state

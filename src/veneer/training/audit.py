@@ -16,6 +16,7 @@ from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import Example, check_splits, raise_on_errors, read_examples, render_problems
 from veneer.data.corrections import Suspect
+from veneer.errors import DataError
 from veneer.evaluation.label_issues import LabelIssues, find_label_issues, require_cleanlab
 from veneer.evaluation.metrics import point_metrics
 from veneer.evaluation.scaling import Sample, fit_scaling
@@ -23,6 +24,9 @@ from veneer.labels import LabelSet
 from veneer.tasks import Task
 from veneer.training.folds import FoldedTraining, out_of_fold_logits
 from veneer.training.prepare import columns_of
+
+MOST_CELLS = 50_000_000  # rows x labels
+BYTES_A_CELL = 56  # measured: probabilities in both precisions, and what cleanlab makes of them
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def audit(
 
     Raises:
         ConfigError: cleanlab is not installed.
-        DataError: the file cannot be used, or has too few rows.
+        DataError: the file cannot be used, has too few rows, or with this many labels too many.
         ResumeError: `kept` is of another audit.
         Interrupted: stopped from outside; only the fold in work is lost.
     """
@@ -72,6 +76,7 @@ def audit(
     raise_on_errors(problems)
     if problems:
         console.print(render_problems(problems), markup=False, highlight=False)
+    _check_size(len(reading.examples), len(labels))
     work = FoldedTraining(config, reading.examples, task, labels, base, folds)
     logits = out_of_fold_logits(work, kept, console)
     targets = task.targets([[labels.id(label) for label in example.labels] for example in reading.examples], len(labels))
@@ -82,6 +87,16 @@ def audit(
     suspects = _suspects(reading.examples, issues, labels, multi_label)
     metrics = point_metrics(targets.numpy(), task.decide(logits).numpy(), len(labels), multi_label)
     return Audit(reading.source, reading.examples, issues.scores, suspects, metrics)
+
+
+def _check_size(rows: int, labels: int) -> None:
+    """Refuse before hours of training what confident learning could not hold afterwards."""
+    if rows * labels > MOST_CELLS:
+        raise DataError(
+            f"{rows:,} rows with {labels:,} labels are too many to audit at once: it would take "
+            f"{rows * labels * BYTES_A_CELL / 2**30:,.0f} GiB of memory. "
+            f"Fix: audit a part of the file, of at most {MOST_CELLS // labels:,} rows"
+        )
 
 
 def _suspects(examples: tuple[Example, ...], issues: LabelIssues, labels: LabelSet, multi_label: bool) -> tuple[Suspect, ...]:

@@ -114,7 +114,9 @@ class Checkpoints:
         state, tensors = self._newest()
         if differences := _differences(state["identity"], self._identity):
             raise ResumeError(
-                f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  " + "\n  ".join(differences)
+                f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  "
+                + "\n  ".join(differences)
+                + "\n  Fix: resume with what it was started with, or train into another --out"
             )
         return state, tensors
 

@@ -80,7 +80,9 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     if progress.loss_scale is not None:
         job.scaler.load_state_dict(progress.loss_scale)
     tracker.rewind(progress.step)
-    if not resume:
+    if resume:
+        tracker.say(f"going on from step {progress.step} of {job.steps}")
+    else:
         checkpoints.save(job.model, optimizer, progress)  # so that a run can be resumed from its first step on
     job.model.train()
     with Interrupt() as interrupt, tracker.bar(job.steps, progress.step):

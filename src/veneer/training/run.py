@@ -19,7 +19,7 @@ from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, ma
 from veneer.config import CONFIG_FILE, RunConfig
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
-from veneer.errors import ConfigError, Interrupted, ResumeError
+from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
 from veneer.model import Classifier
 from veneer.packing import describe_plan
 from veneer.tasks import Task
@@ -68,6 +68,10 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped"
             raise Interrupted(f"{reason}. To go on: {_resume_command(folder)}") from None
+        except Exception as error:
+            if (refusal := file_refusal(error)) is None or not has_checkpoint(folder):
+                raise
+            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {_resume_command(folder)}") from error
     checkpoints.remove()
     return result
 
@@ -90,7 +94,9 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
         return folder
     if config.out is not None:
         folder = Path(config.out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file, and nothing is overwritten. Fix: another --out")
+        if folder.exists() and any(folder.iterdir()):
             unfinished = has_checkpoint(folder) and not (folder / INFO_FILE).exists()
             other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")

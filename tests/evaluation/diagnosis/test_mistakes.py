@@ -91,3 +91,10 @@ def test_half_of_the_wrong_labels_are_found_doubtful(make):
 def test_equal_logits_make_nothing_doubtful():
     given = evidence("single_label", ("a", "b"), np.zeros((50, 2), np.float32), np.arange(50) % 2)
     assert doubtful_labels(given, labelwise(given)) == (0, 0)
+
+
+def test_a_model_that_is_mostly_wrong_accuses_no_label():
+    given = many(600, separation=4.0)
+    wrong = replace(given, targets=np.where(np.arange(600) < 100, given.targets, (given.decisions + 1) % len(given.labels)))
+    assert wrong.right.mean() < 0.5 < given.right.mean()
+    assert doubtful_labels(wrong, labelwise(wrong))[0] == 0

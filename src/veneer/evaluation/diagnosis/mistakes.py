@@ -63,7 +63,8 @@ def doubtful_labels(evidence: Evidence, labels: Labelwise) -> tuple[int, int]:
     As clear: the decided class leads by at least the median lead of the right decisions. A hard text is rarely decided so; of
     wrongly labelled texts that are easy else, half are. Only labels that are told from the others count (an overlap of at most
     `MOST_OVERLAP`): else chance alone puts many wrong decisions there. Multi-label: decisions on a label each, by its logit,
-    against the right decisions of the same kind (given or not) on that label.
+    against the right decisions of the same kind (given or not) on that label. Where wrong decisions are as many as right ones,
+    none says anything about its label.
     """
     told = [k for k in range(len(labels.ids)) if _overlap(labels, k) <= MOST_OVERLAP]
     if not evidence.multi_label:
@@ -86,7 +87,8 @@ def _overlap(labels: Labelwise, k: int) -> float:
 def _as_clear(lead: Floats, right: Bools, counted: Bools) -> tuple[int, int]:
     """Wrong decisions among the `counted` ones that lead as right ones do, and all of them."""
     wrong = lead[~right & counted]
-    return int((wrong >= np.median(lead[right])).sum()) if right.any() else 0, len(wrong)
+    trusted = right.sum() > (~right).sum()
+    return int((wrong >= np.median(lead[right])).sum()) if trusted else 0, len(wrong)
 
 
 def _leads(evidence: Evidence) -> Floats:
