@@ -31,7 +31,9 @@ def test_one_report_of_all_problems_of_all_files(tmp_path: Path) -> None:
         material(tmp_path, data__test=str(tmp_path / "test.csv"))
     said = str(refused.value)
     assert said.startswith("4 errors")
-    for place in ("train.csv, row 9", "train.csv, row 10", "dev.csv, row 4", "test.csv, row 1"):
+    for place in ("train.csv, row 9 (line 10), column 'text'", "train.csv, row 10 (line 11), column 'label'"):
+        assert place in said
+    for place in ("dev.csv, row 4, column 'label'", "test.csv, row 1 (line 2), column 'text'"):
         assert place in said
     assert "'good'" in said  # the nearest label to 'goood'
     assert "train-test-duplicates" in said

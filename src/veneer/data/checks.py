@@ -62,14 +62,14 @@ def check_labels(reading: Reading, labels: LabelSet, multi_label: bool) -> tuple
         fix = f"use one of {shorten(labels)}" + (f" (for '{names[0]}' perhaps '{near[0]}')" if near else "")
         flaw = Flaw("unknown-label", "the label is not one of those to be told apart", fix)
         for row, _ in unknown:
-            log.add(flaw, row=row, value=shorten(names))
+            log.add(flaw, row=row, column=reading.label_column, value=shorten(names))
     for example in reading.examples:
         if not multi_label and len(example.labels) > 1:
             flaw = Flaw("several-labels", "a row of a single-label task has several labels", "give one, or set task: multi_label")
-            log.add(flaw, row=example.row, value=", ".join(example.labels))
+            log.add(flaw, row=example.row, column=reading.label_column, value=", ".join(example.labels))
         if not multi_label and not example.labels:
             flaw = Flaw("no-label", "a row of a single-label task has no label", "give one, or set task: multi_label")
-            log.add(flaw, row=example.row)
+            log.add(flaw, row=example.row, column=reading.label_column)
     return log.problems()
 
 

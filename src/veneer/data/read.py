@@ -32,6 +32,7 @@ class Reading:
         problems: what is wrong with the others.
         multi_label: the source writes labels in a shape that allows several a row.
         fingerprint: sha256 (hex) of texts, pairs and labels; the same rows in another format have the same one.
+        label_column: name of the labels' column, several joined by commas; None where there is none.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Reading:
     problems: tuple[Problem, ...]
     multi_label: bool
     fingerprint: str
+    label_column: str | None = None
 
 
 def read_examples(source: str | Path, columns: Columns, *, default_split: str = "train", require_labels: bool = True) -> Reading:
@@ -54,17 +56,18 @@ def read_examples(source: str | Path, columns: Columns, *, default_split: str = 
     table = load_hub(str(source), default_split) if hub else load_file(Path(source), columns)
     log = ProblemLog(table.source)
     examples: tuple[Example, ...] = ()
-    multi_label = False
+    multi_label, label_column = False, None
     if table.rows:
         text, pair, label = _find(table, columns, require_labels)
         texts = _texts(table, text, log)
         pairs = _texts(table, pair, log) if pair is not None else None
         labels = _labels(table, label, columns, log, require_labels)
         examples = _usable(table, texts, pairs, labels.labels)
-        multi_label = labels.multi_label
+        multi_label, label_column = labels.multi_label, ", ".join(table.names[place] for place in label) or None
     elif not table.problems:
         log.add(_NO_ROWS)
-    return Reading(table.source, examples, table.problems + log.problems(), multi_label, fingerprint(examples))
+    problems = table.problems + log.problems()
+    return Reading(table.source, examples, problems, multi_label, fingerprint(examples), label_column)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

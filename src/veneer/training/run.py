@@ -184,7 +184,7 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     """What will be trained on what, before it starts."""
     model, splits = setting.model, setting.splits
     tracker.say(f"base: {setting.base.description}")
-    tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {torch.get_num_threads()} threads")
+    tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {_threads(torch.get_num_threads())}")
     if model.padding_reason is not None:
         tracker.say(f"texts are padded: {model.padding_reason}")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
@@ -199,6 +199,10 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             )
     tracker.show(_parameter_table(model))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def _parameter_table(model: Classifier) -> Table:
