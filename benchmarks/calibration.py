@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _measure import markdown
+from _measure import cores, markdown
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -39,7 +39,9 @@ def main() -> None:
     flags.add_argument("--data", required=True, help="labelled file that took no part in training")
     flags.add_argument("--positives", type=float, default=0.31, help="share of the second label to cut two classes down to")
     flags.add_argument("--splits", type=int, default=200, help="random splits for the coverage of conformal sets")
+    flags.add_argument("--threads", type=int, default=cores(), help="torch's threads")
     options = flags.parse_args()
+    torch.set_num_threads(options.threads)
     predictor = load(options.run)
     columns = ("text", "pair", "label", "label_separator", "label_names", "encoding")
     labelled = read_labelled(predictor, config_for(predictor, options.run, dict.fromkeys(columns)), options.data, "reading")

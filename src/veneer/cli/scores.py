@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from veneer.cli.output import print_lines
 from veneer.evaluation.comparison import Verdict
@@ -24,5 +25,6 @@ def print_findings(console: Console, verdict: Verdict | None, diagnosis: Diagnos
     """Whether the adapter was worth it, and what to change next."""
     if verdict is not None:
         console.print("[bold]Was it worth it?")
-        print_lines(console, verdict.text, "")
+        console.print(Text(verdict.text))
+        console.print()
     print_lines(console, *suggestion_lines(diagnosis), "")
