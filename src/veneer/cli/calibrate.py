@@ -15,7 +15,8 @@ from rich.text import Text
 
 from veneer.cli import flags
 from veneer.cli.output import messages, print_commands, print_json, print_lines, results
-from veneer.errors import ArtifactError, DataError, InputError
+from veneer.cli.runs import REPORT_FILE, read_report
+from veneer.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from veneer.cli.labelled import Labelled
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from veneer.evaluation.calibration import Fitted
     from veneer.predictor import Predictor
 
-REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 MOST_ROWS = 30
 _DATA_HELP = escape("labelled file or hub:NAME[/SUBSET][:SPLIT] that took no part in training; the run's dev texts if not given")
@@ -114,29 +114,15 @@ def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
 
 
 def _fingerprints(folder: Path) -> dict[str, Any]:
-    found = _report(folder).get("data", {}).get("fingerprints", {})
+    found = read_report(folder).get("data", {}).get("fingerprints", {})
     return found if isinstance(found, dict) else {}
-
-
-def _report(folder: Path) -> dict[str, Any]:
-    """`report.json`; empty where there is none."""
-    path = folder / REPORT_FILE
-    try:
-        tree = json_format.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
-    return tree
 
 
 def _store(folder: Path, fitted: Fitted | None) -> None:
     """Into `veneer.json`, and into `report.json` where there is one."""
     from veneer.artifact import read_info, update_info, write_text
 
-    report = _report(folder)
+    report = read_report(folder)
     update_info(folder, replace(read_info(folder), calibration=None if fitted is None else fitted.calibration.to_json()))
     if report:
         report["calibration"] = None if fitted is None else fitted.to_json()

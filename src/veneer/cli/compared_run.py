@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from veneer.artifact import ArtifactInfo, read_info
 from veneer.cli.output import messages, progress_bar
-from veneer.cli.runs import run_config
+from veneer.cli.runs import read_report, run_config
 from veneer.config import RunConfig
 from veneer.errors import DataError
 from veneer.predictor import load
@@ -63,7 +62,7 @@ def open_run(folder: Path) -> ComparedRun:
     config = run_config(folder)
     if config.data.label_names is not None:
         config.data.label_names = list(info.labels)  # the file they came from may be gone
-    report = _report(folder)
+    report = read_report(folder)
     with messages().status(f"reading the data of {folder}"):
         material = read_material(config)
     _check_data(folder, info, config, material, report)
@@ -75,14 +74,6 @@ def open_run(folder: Path) -> ComparedRun:
         report.get("training", {}).get("seconds"),
         report.get("parameters", {}).get("trainable"),
     )
-
-
-def _report(folder: Path) -> dict[str, Any]:
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _check_data(folder: Path, info: ArtifactInfo, config: RunConfig, material: Material, report: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The configuration of a run folder that a command was given."""
+"""The configuration and the report of a run folder that a command was given."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from veneer.artifact import INFO_FILE
 from veneer.config import CONFIG_FILE, RunConfig, load_config
 from veneer.errors import ArtifactError
+
+REPORT_FILE = "report.json"
 
 
 def is_run(path: Path) -> bool:
@@ -37,3 +40,17 @@ def run_config(folder: Path, overrides: Mapping[str, Any] | None = None, instead
         f"{folder} has no {CONFIG_FILE}, which says what it was trained with. "
         f"Fix: copy that file too{f', or give {flags}' if flags else ''}"
     )
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """`report.json`; empty where there is none."""
+    path = folder / REPORT_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
+    return tree
