@@ -35,10 +35,10 @@ from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
+from veneer.run_files import INFO_FILE
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 1
-INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _COPY = "Fix: copy the whole folder again, or train again"

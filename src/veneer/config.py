@@ -17,12 +17,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from veneer.errors import ConfigError
+from veneer.run_files import CONFIG_FILE
 
 Column = str | int
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
-CONFIG_FILE = "config.yaml"  # of a run folder
 ATTENTION_ONLY = "query_value"
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {"lora.rank": 4, "lora.alpha": 8.0, "lora.dropout": 0.1, "lora.target_modules": ATTENTION_ONLY},
@@ -59,6 +59,9 @@ class DataConfig(Section):
     label_separator: str | None = Field(None, min_length=1, description="what separates several labels in one cell")
     label_names: str | list[LabelName] | None = Field(
         None, description="names of the label ids: a file with one a line, or a list"
+    )
+    slice_columns: list[Column] = Field(
+        default_factory=list, description="other columns, such as the source, by whose values the report counts right decisions"
     )
     dev_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training file split off when there is no dev file")
     test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training file split off when there is no test file")

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer import lora
-from veneer.artifact import INFO_FILE, write_text
+from veneer.artifact import write_text
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
-from veneer.config import CONFIG_FILE, RunConfig
+from veneer.config import RunConfig
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
 from veneer.model import Classifier
 from veneer.packing import describe_plan
+from veneer.run_files import CONFIG_FILE, INFO_FILE, LOG_FILE, METRICS_FILE
 from veneer.tasks import Task
 from veneer.training.checkpoint import Checkpoints, has_checkpoint
 from veneer.training.finish import Setting, TrainingResult, finish
@@ -59,7 +60,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     checkpoints = Checkpoints(folder, _identity(setting))
     if resume:
         checkpoints.check()  # before anything in the folder is touched
-    _open_folder(setting)
+    _open_folder(setting, resume)
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
         try:
@@ -96,13 +97,19 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
         folder = Path(config.out)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file, and nothing is overwritten. Fix: another --out")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not _is_free(folder):
             unfinished = has_checkpoint(folder) and not (folder / INFO_FILE).exists()
             other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
     stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
     return free_folder(Path("runs") / stem)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing would be lost: the folder is empty, or a run stopped in it before it had a checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or names == {CONFIG_FILE, LOG_FILE, METRICS_FILE}
 
 
 def free_folder(stem: Path) -> Path:
@@ -116,9 +123,12 @@ def _resume_command(folder: Path) -> str:
     return f"veneer train --out {shlex.quote(str(folder))} --resume"
 
 
-def _open_folder(setting: Setting) -> None:
+def _open_folder(setting: Setting, resume: bool) -> None:
     try:
         setting.folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in (LOG_FILE, METRICS_FILE):
+                (setting.folder / name).unlink(missing_ok=True)
         write_text(setting.folder / CONFIG_FILE, setting.config.to_yaml())
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {setting.folder}: {error.strerror}. Fix: another --out") from None
