@@ -97,6 +97,7 @@ def test_the_log_and_the_console(finished: tuple[TrainingResult, str]) -> None:
         assert "data: train 42, dev 42, test 9 texts; 2 labels, single_label" in text
         assert re.search(r"train: \d+ texts \(\d+\.\d%\) are longer than 10 tokens and cut", text)
         assert "LoRA, 13 layers" in text
+        assert "44 steps are few to learn from: training.epochs: auto would make 37 epochs, not 4" in text
         assert f"if it stops: veneer train --out {result.folder} --resume\n" in text
         assert re.search(r"epoch 0\.29  step 3/44  dev loss \d\.\d+  macro_f1 \d\.\d+ \(best\)", text)
     assert log.index("LoRA, 13 layers") < log.index("if it stops: ") < log.index("step 3/44")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.table import Table
 from veneer import lora
 from veneer.artifact import write_text
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
-from veneer.config import RunConfig
+from veneer.config import RunConfig, TrainingConfig, settle
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
@@ -30,6 +31,8 @@ from veneer.training.loop import fit
 from veneer.training.prepare import Material, encode_split, read_material
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
+
+FEW_STEPS = 150  # of a whole run
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> TrainingResult:
@@ -160,7 +163,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
             "task": task.name,
             "pooling": model.plan.pooling,
             "out": str(folder),
-            "training": config.training.model_copy(update={"precision": precision.name}),
+            "training": settle(config.training, len(splits["train"])).model_copy(update={"precision": precision.name}),
         }
     )
     return Setting(resolved, folder, material, base, fingerprint(base), tokenizer, model, splits, precision)
@@ -180,7 +183,7 @@ def _identity(setting: Setting) -> dict[str, Any]:
     for key in ("train", "dev", "test", "corrections"):  # their content counts, not their place
         config["data"].pop(key)
     lengths = setting.splits["train"].texts.lengths
-    plan = describe_plan(lengths, setting.config.training.batch_size, setting.config.seed)
+    plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
     return {
         "configuration": config,
         "data": setting.material.fingerprints,
@@ -207,8 +210,21 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             tracker.say(
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
+    if (few := _few_steps(setting)) is not None:
+        tracker.say(few)
     tracker.show(_parameter_table(model))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+
+
+def _few_steps(setting: Setting) -> str | None:
+    """A word on a run too short to learn much."""
+    training, texts = setting.config.training, len(setting.splits["train"])
+    given, advised = settle(training, texts), settle(TrainingConfig(**training.model_dump() | {"epochs": "auto"}), texts)
+    batches = math.ceil(texts / given.batch_size)
+    steps = math.ceil(batches / given.gradient_accumulation) * given.epochs
+    if steps >= FEW_STEPS or advised.epochs <= given.epochs:
+        return None
+    return f"{steps} steps are few to learn from: training.epochs: auto would make {advised.epochs} epochs, not {given.epochs}"
 
 
 def _threads(count: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from veneer.bases import BaseLocation
-from veneer.config import RunConfig
+from veneer.config import RunConfig, settle
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
 from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
@@ -58,7 +58,7 @@ def make_job(
     Raises:
         ConfigError: weights are not given for every label.
     """
-    training, device = config.training, model.device
+    training, device = settle(config.training, len(train)), model.device
     weights = _class_weights(training.class_weights, labels, task, train)
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
