@@ -1,6 +1,7 @@
 """The run folder: its files, their format version, writing and reading it.
 
-    adapter_config.json, adapter_model.safetensors   the adapter, in PEFT's format
+    adapter_config.json, adapter_model.safetensors   the adapter, in PEFT's format; or, of a method that PEFT does not know,
+    trained.safetensors                              the tensors that were trained
     head.safetensors                                 our own head, where the family's is not used
     tokenizer.json, tokenizer_config.json, …         the tokenizer
     veneer.json                                      everything else, and a checksum of every file above
@@ -27,20 +28,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
 from veneer.errors import ArtifactError, DataError, LoraError
 from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
-from veneer.model import Classifier, build_classifier, share_inputs
+from veneer.methods import METHODS, Stored
+from veneer.model import Classifier, build_classifier
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import TASKS, Calibration
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # of 1 is a folder from before there was `method`: LoRA
 INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _COPY = "Fix: copy the whole folder again, or train again"
 
 
@@ -61,6 +62,7 @@ class ArtifactInfo:
         pair: True where a text comes with a second one.
         precision: of the base in training, and so in the scores.
         scores: metric -> value on the development texts.
+        method: of fine-tuning, a name in `veneer.methods.METHODS`.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
     """
@@ -78,6 +80,7 @@ class ArtifactInfo:
     precision: str
     scores: dict[str, float]
     versions: dict[str, str]
+    method: str = "lora"
     calibration: dict[str, Any] | None = None
 
     @property
@@ -107,22 +110,15 @@ def package_versions() -> dict[str, str]:
 
 
 def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenizerFast, info: ArtifactInfo) -> None:
-    """Write the adapter in `model`, its head, the tokenizer and `info` into `folder`; whole or not at all.
+    """Write what was trained of `model`, its head, the tokenizer and `info` into `folder`; whole or not at all.
 
     Raises:
-        LoraError: PEFT's format cannot hold the adapter.
+        LoraError: the method's format cannot hold what was trained.
     """
     writing = folder / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    bias = "none"
-    trained = {name for name in model.trainable() if name.startswith("network.") and name.endswith(".bias")}
-    if trained:
-        bias = _bias_mode(model, trained)
-    task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
-    settings = lora.adapter_settings(model.network, bias=bias, base=info.base_id, task_type=task_type)  # type: ignore[arg-type]
-    tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
-    lora.write_adapter(writing, tensors, settings)
+    METHODS[info.method].save(model, writing, info.base_id)
     if model.head is not None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
     tokenizer.save_pretrained(writing)
@@ -142,7 +138,7 @@ def read_info(folder: Path) -> ArtifactInfo:
     """
     tree = _read_tree(folder)
     found = tree.pop("format_version", None)
-    if found != FORMAT_VERSION:
+    if found not in READABLE_VERSIONS:
         raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads version {FORMAT_VERSION}. Fix: update veneer")
     files = tree.pop("files", None)
     if lacking := _REQUIRED - tree.keys():
@@ -191,13 +187,12 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
         )
     device = pick_device()
     chosen = choose_precision(precision, device)
-    adapter = _read_adapter(folder)
+    stored = _read_stored(folder, info.method)
     model = _build(info, location, chosen)
-    trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
-    if precision == "auto" and chosen.name != "fp32" and trains_base:
+    if precision == "auto" and chosen.name != "fp32" and stored.trains_base(model):
         chosen = Precision("fp32", "weights of the base were trained")
         model = _build(info, location, chosen)
-    _fill(folder, model, adapter, f"{len(info.labels)} labels")
+    _fill(folder, model, stored, f"{len(info.labels)} labels")
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
@@ -249,19 +244,9 @@ def _commit(writing: Path, folder: Path, names: list[str]) -> None:
     sync_folder(folder)
 
 
-def _bias_mode(model: Classifier, trained: set[str]) -> str:
-    modules = lora.trained_modules(model.network)
-    loose = {name.removeprefix("network.") for name in trained}
-    loose = {name for name in loose if not any(name.startswith(f"{module}.") for module in modules)}
-    if not loose:
-        return "none"
-    adapted = {f"{name}.bias" for name in lora.lora_layers(model.network)}
-    return "lora_only" if loose <= adapted else "all"
-
-
-def _read_adapter(folder: Path) -> lora.AdapterFile:
+def _read_stored(folder: Path, method: str) -> Stored:
     try:
-        return lora.read_adapter(folder)
+        return METHODS[method].read(folder)
     except LoraError as error:
         raise ArtifactError(f"{folder}: {error}") from None
 
@@ -279,10 +264,9 @@ def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> 
     )
 
 
-def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile, labels: str) -> None:
+def _fill(folder: Path, model: Classifier, stored: Stored, labels: str) -> None:
     try:
-        lora.apply_adapter(model.network, adapter)
-        share_inputs(model)
+        stored.fill(model)
         if model.head is not None:
             model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
@@ -302,13 +286,14 @@ def _read_tree(folder: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
     known = {field.name for field in fields(ArtifactInfo)} | {"format_version", "files"}
-    if tree.get("format_version") == FORMAT_VERSION and (unknown := tree.keys() - known):
+    if tree.get("format_version") in READABLE_VERSIONS and (unknown := tree.keys() - known):
         raise ArtifactError(f"{path} is damaged: unknown keys {', '.join(sorted(unknown))}")
     return tree
 
 
 def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
     """The keys of `veneer.json` whose values are not what veneer writes."""
+    method = METHODS.get(str(tree.get("method", "lora")))
     texts = ("base", "base_id", "base_fingerprint", "data_fingerprint", "precision")
     sound = {key: isinstance(tree[key], str) for key in texts}
     sound |= {
@@ -320,7 +305,8 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
-        "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
+        "method": method is not None,
+        "files": isinstance(files, dict) and (method is None or set(method.files) <= files.keys()),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
 

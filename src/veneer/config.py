@@ -20,6 +20,7 @@ from veneer.errors import ConfigError
 
 Column = str | int
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
+MethodName = Literal["lora", "head", "bitfit", "top_layers", "full"]
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
 CONFIG_FILE = "config.yaml"  # of a run folder
@@ -35,6 +36,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora.target_modules": "auto",
         "training.weight_decay": 0.05,
     },
+}
+
+# What a method trains by where nobody says otherwise: what is right for an adapter would wreck a whole encoder, and a lone head
+# takes far larger steps. Values of the measurements in docs/methods.md.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bitfit": {"training.learning_rate": 1e-3},
+    "full": {"training.learning_rate": 5e-5},
+    "head": {"training.learning_rate": 1e-2},
+    "top_layers": {"training.learning_rate": 1e-4},
 }
 
 
@@ -81,6 +91,12 @@ class LoraSettings(Section):
     scaling: Literal["standard", "rslora"] = Field("standard", description="s = alpha/r (standard) or alpha/sqrt(r) (rslora)")
     train_top_layers: int = Field(0, ge=0, description="top layers of the base that are trained in full")
     train_embeddings: bool = Field(False, description="train the base's embeddings in full")
+
+
+class TuningSettings(Section):
+    """Shape of what the methods other than LoRA train."""
+
+    top_layers: int = Field(2, ge=1, description="layers that the method top_layers trains")
 
 
 class TrainingConfig(Section):
@@ -131,8 +147,10 @@ class RunConfig(Section):
     base: str = Field("minilm", description="minilm, a folder, or a model id of the hub")
     task: Literal["auto", "single_label", "multi_label"] = Field("auto", description="auto | single_label | multi_label")
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
+    method: MethodName = Field("lora", description="lora | head | bitfit | top_layers | full")
     data: DataConfig = Field(default_factory=DataConfig)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     out: str | None = Field(None, description="run folder to write")
@@ -175,7 +193,7 @@ SHORT_FORMS: dict[str, str] = {
 def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of a YAML file, or one made before, with `overrides` (dotted key -> value) laid over it.
 
-    A preset gives the values that nobody else sets; one among the overrides goes before what the source says.
+    A preset and a method give the values that nobody else sets; those among the overrides go before what the source says.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong; every problem is listed.
@@ -185,12 +203,11 @@ def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping
     else:
         tree, where = ({}, "") if source is None else (_read_yaml(Path(source)), f"{source}: ")
     overrides = dict(overrides or {})
-    preset = overrides.get("lora.preset")
-    for key, value in (PRESETS.get(preset, {}) if isinstance(preset, str) else {}).items():
+    for key, value in _given_by(METHOD_DEFAULTS, overrides.get("method")) + _given_by(PRESETS, overrides.get("lora.preset")):
         overrides.setdefault(key, value)
     for key, value in overrides.items():
         _put(tree, key, value)
-    _apply_preset(tree)
+    _apply_defaults(tree)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -308,10 +325,15 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _apply_preset(tree: dict[str, Any]) -> None:
+def _given_by(table: Mapping[str, Mapping[str, Any]], name: object) -> list[tuple[str, Any]]:
+    """The keys and values that a preset's or a method's name stands for; none for what is no name of the table."""
+    return list(table.get(name if isinstance(name, str) else "", {}).items())
+
+
+def _apply_defaults(tree: dict[str, Any]) -> None:
     lora = tree.get("lora")
     preset = lora.get("preset", "balanced") if isinstance(lora, dict) else "balanced"
-    for key, value in PRESETS.get(preset if isinstance(preset, str) else "", {}).items():
+    for key, value in _given_by(METHOD_DEFAULTS, tree.get("method")) + _given_by(PRESETS, preset):
         section, name = key.split(".")
         if tree.get(section) is None:
             tree[section] = {}

@@ -174,6 +174,11 @@ class Classifier(nn.Module):
         """Name -> parameter that is trained, in a fixed order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Paths in `network` of the family's head's modules, trained or not, all in float32; none where the head is ours."""
+        return tuple(self._heads)
+
     def head_parameters(self) -> set[str]:
         """Names of the head's trained parameters, a subset of `trainable`."""
         prefixes = ("head.", *(f"network.{name}." for name in self._heads))
@@ -300,16 +305,6 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     share_inputs(model)
     model.train(model.training)
     return names
-
-
-def train_head_only(model: Classifier) -> None:
-    """Instead of `adapt`: train the head, and what of it the base did not supply, over the base as it is."""
-    lora.unfreeze(model.network, model.trained_heads)
-
-
-def train_everything(model: Classifier) -> None:
-    """Instead of `adapt`: train the base's own weights and the head, all in float32."""
-    model.requires_grad_(True)
 
 
 def checkpoint_activations(model: Classifier) -> None:

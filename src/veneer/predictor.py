@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer import lora
 from veneer.artifact import ArtifactInfo, Loaded, load_artifact
 from veneer.data import encode
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
+from veneer.methods import METHODS
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 
@@ -66,9 +66,16 @@ class Predictor:
         return self._loaded
 
     def merge(self) -> Predictor:
-        """Add the adapter's update to the base's weights, for speed; probabilities move by rounding only."""
+        """Put what was learned into the base's weights, for speed; probabilities move by rounding only.
+
+        Raises:
+            InputError: the run's method cannot be merged.
+        """
+        method = METHODS[self.info.method]
+        if method.merge is None:
+            raise InputError(f"this model cannot be merged: the method {method.name} {method.unmergeable}")
         with self._model_in_use:
-            lora.merge_lora(self._loaded.model.network)
+            method.merge(self._loaded.model)
         return self
 
     def logits(

@@ -20,6 +20,7 @@ from veneer.config import CONFIG_FILE, RunConfig
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
+from veneer.methods import METHODS
 from veneer.model import Classifier
 from veneer.packing import describe_plan
 from veneer.tasks import Task
@@ -197,7 +198,7 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             tracker.say(
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
-    tracker.show(_parameter_table(model))
+    tracker.show(_parameter_table(model, setting.config.method))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
@@ -205,8 +206,9 @@ def _threads(count: int) -> str:
     return f"{count} thread" if count == 1 else f"{count} threads"
 
 
-def _parameter_table(model: Classifier) -> Table:
+def _parameter_table(model: Classifier, method: str) -> Table:
     counts = lora.count_parameters(model)
+    others = "other trained" if method == "lora" else METHODS[method].trains
     head = sum(model.trainable()[name].numel() for name in model.head_parameters())
     table = Table(title="Parameters", title_justify="left")
     table.add_column("part")
@@ -215,11 +217,11 @@ def _parameter_table(model: Classifier) -> Table:
     rows = {
         f"LoRA, {len(lora.adapted_layers(model))} layers": counts.lora,
         "head": head,
-        "other trained": counts.trainable - counts.lora - head,
+        others: counts.trainable - counts.lora - head,
         "trained": counts.trainable,
         "all": counts.total,
     }
     for name, number in rows.items():
         if number or name == "head":
-            table.add_row(name, f"{number:,}", f"{number / counts.total:.2%}", end_section=name == "other trained")
+            table.add_row(name, f"{number:,}", f"{number / counts.total:.2%}", end_section=name == others)
     return table
