@@ -34,7 +34,7 @@ from veneer.errors import BaseError, LoraError
 from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, narrow_last_layer, own_head, plan_head, pool
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
-from veneer.lora.layer import Scaling
+from veneer.lora.layer import Scaling, shared_traits
 from veneer.packing import Batch, PackedBatch
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
@@ -324,7 +324,24 @@ def checkpoint_activations(model: Classifier) -> None:
 
 
 def share_inputs(model: Classifier) -> None:
-    """Let adapted layers that read the same input (query, key and value) read it once."""
+    """Let adapted layers that read the same input (query, key and value) and are alike read it once."""
     layers = lora.lora_layers(model.network)
     for group in lora.shared_input_groups(name for name in layers if name != model.narrowed_query):
-        lora.SharedInput([layers[name] for name in group])
+        alike: dict[tuple[object, ...], list[lora.LoraLinear]] = {}
+        for name in group:
+            alike.setdefault(shared_traits(layers[name]), []).append(layers[name])
+        for same in alike.values():
+            if len(same) > 1:
+                lora.SharedInput(same)
+
+
+def replace_adapter(model: Classifier, adapter: lora.AdapterFile) -> None:
+    """Put another adapter, with what it trains of the base's network, in the place of the model's.
+
+    Raises:
+        LoraError: it does not fit the network.
+    """
+    lora.remove_lora(model.network)
+    lora.apply_adapter(model.network, adapter)
+    share_inputs(model)
+    model.train(model.training)

@@ -146,6 +146,34 @@ def test_scaling_and_chosen_layers(family: str, tiny_base: Base, tmp_path: Path)
     assert_same_in_peft(model, tiny_base(family), tmp_path)
 
 
+@pytest.mark.parametrize("family", ["bert", "qwen2", "gpt2"])
+def test_ranks_and_alphas_of_single_layers(family: str, tiny_base: Base, tmp_path: Path) -> None:
+    names = list(lora_layers(ours(tiny_base(family), family)))
+    ranks, alphas = {names[0]: 1, names[-1]: 6}, {names[-1]: 2.5, names[1]: 7.0}
+    model = ours(tiny_base(family), family, ranks=ranks, alphas=alphas)
+    save(model, tmp_path)
+    assert_same_in_peft(model, tiny_base(family), tmp_path)
+    reloaded, _ = load(tiny_base(family), seed=3)
+    apply_adapter(reloaded, read_adapter(tmp_path / "again"))
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_patterns_by_name_mean_what_they_mean_in_peft(tiny_base: Base, tmp_path: Path) -> None:
+    base, _ = load(tiny_base("bert"), seed=1)
+    patterns = {
+        "rank_pattern": {"query": 2, "1.output.dense": 5},
+        "alpha_pattern": {"attention.output.dense": 9, "^bert.encoder.layer.0.output.dense": 3},
+    }
+    config = LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=6, target_modules=list(default_targets("bert")), **patterns)
+    theirs = get_peft_model(base, config)
+    scatter(theirs)
+    theirs.eval().save_pretrained(tmp_path)
+    model, _ = load(tiny_base("bert"), seed=2)
+    apply_adapter(model, read_adapter(tmp_path))
+    torch.testing.assert_close(logits(model), logits(theirs), rtol=1e-5, atol=1e-6)
+    assert {layer.rank for layer in lora_layers(model).values()} == {2, 4, 5}
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "qwen2"])
 def test_top_layers_and_embeddings_trained_in_full(family: str, tiny_base: Base, tmp_path: Path) -> None:
     plain, _ = load(tiny_base(family), seed=1)

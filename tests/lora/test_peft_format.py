@@ -103,8 +103,6 @@ def test_the_defaults_of_peft_are_read(folder: Path) -> None:
     ("field", "value"),
     [
         ("use_dora", True),
-        ("alpha_pattern", {"query": 3}),
-        ("rank_pattern", {"query": 3}),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [1]),
         ("target_parameters", ["x.weight"]),
@@ -169,6 +167,12 @@ def test_initial_values_that_leave_the_base(folder: Path, initial: object) -> No
         ("modules_to_save", [["classifier"]]),
         ("modules_to_save", [""]),
         ("base_model_name_or_path", 3),
+        ("rank_pattern", {"query": 0}),
+        ("rank_pattern", {"query": "3"}),
+        ("rank_pattern", ["query"]),
+        pytest.param("rank_pattern", {"(q+)+uery": 2}, id="rank_pattern-expression"),
+        ("alpha_pattern", {"query": 0}),
+        ("alpha_pattern", {"": 1.0}),
     ],
 )
 def test_values_of_the_wrong_kind(folder: Path, field: str, value: object) -> None:
@@ -267,6 +271,33 @@ def test_a_huge_rank_costs_nothing(folder: Path) -> None:
         read_adapter(folder)
 
 
+def test_a_rank_of_its_own_that_its_tensors_do_not_have(folder: Path) -> None:
+    change(folder, rank_pattern={r"^bert\.encoder\.layer\.0\.attention\.self\.query": 3})
+    with pytest.raises(LoraError, match=r"query.lora_A has the shape \(2, 16\), which is not of rank 3"):
+        read_adapter(folder)
+
+
+def test_only_what_differs_is_written_as_a_pattern(tmp_path: Path) -> None:
+    model, query = bert(), QUERY.removeprefix("base_model.model.")
+    apply_lora(model, ["query", "value"], rank=2, alpha=4.0, ranks={query: 5}, alphas={query: 2.5})
+    mark_only_lora_as_trainable(model)
+    unfreeze(model, ["classifier"])
+    save(model, tmp_path)
+    fields = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert (fields["r"], fields["rank_pattern"]) == (2, {query: 5})
+    assert (fields["lora_alpha"], fields["alpha_pattern"]) == (4, {query: 2.5})
+
+
+def test_paths_that_peft_would_confuse_are_not_written(tmp_path: Path) -> None:
+    inner = nn.ModuleDict({"query": nn.Linear(4, 4)})
+    model = nn.ModuleDict({"a": inner, "b": nn.ModuleDict({"a": nn.ModuleDict({"query": nn.Linear(4, 4)})})})
+    apply_lora(model, ["query"], rank=2, alpha=4.0, ranks={"a.query": 1})
+    mark_only_lora_as_trainable(model)
+    settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")
+    with pytest.raises(LoraError, match=r"another layer for b\.a\.query"):
+        write_adapter(tmp_path, lora_state_dict(model), settings)
+
+
 def test_a_module_to_save_without_its_tensors(folder: Path) -> None:
     change(folder, modules_to_save=["bert.pooler"])
     with pytest.raises(LoraError, match=r"no tensors for 'bert.pooler' of modules_to_save"):
@@ -313,7 +344,7 @@ def test_settings_that_the_format_cannot_hold() -> None:
         return adapter_settings(model, bias="none", base=None, task_type="SEQ_CLS")
 
     mixed = adapted()
-    mixed.bert.encoder.layer[0].attention.self.query.alpha = 1.0
+    mixed.bert.encoder.layer[0].attention.self.query.dropout = 0.5
     with pytest.raises(LoraError, match="2 combinations"):
         settings(mixed)
     partly = adapted()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal
 
@@ -44,6 +44,8 @@ def apply_lora(
     scaling: Scaling = "standard",
     layers: Layers = "all",
     exclude: Collection[str] = (),
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Replace the targeted linear layers (`nn.Linear`, Conv1D) of `model` by `LoraLinear`; the weights are shared, not copied.
 
@@ -52,6 +54,8 @@ def apply_lora(
             layer's whole path, or "all-linear": every linear layer outside an output head.
         layers: "all", or the indices of the transformer layers to adapt, from 0: the first number in a layer's path.
         exclude: paths of modules inside which nothing is adapted, such as those trained in full.
+        ranks: path -> rank of the layers that have another one than `rank`.
+        alphas: path -> alpha, likewise.
 
     Returns:
         The paths of the replaced layers, in the model's order.
@@ -60,7 +64,10 @@ def apply_lora(
         LoraError: a target, a layer index or an excluded path matches nothing, a number is out of range, or the model has
             LoRA layers already.
     """
-    _check_numbers(rank, alpha, dropout, scaling)
+    ranks, alphas = ranks or {}, alphas or {}
+    for one_rank in {rank, *ranks.values()}:
+        for one_alpha in {alpha, *alphas.values()}:
+            _check_numbers(one_rank, one_alpha, dropout, scaling)
     if lora_layers(model):
         raise LoraError("the model has LoRA layers already. Fix: remove_lora(model) first")
     modules = dict(model.named_modules())
@@ -76,8 +83,8 @@ def apply_lora(
         adapted = LoraLinear(
             module.get_parameter("weight"),
             module.bias,  # type: ignore[arg-type]
-            rank=rank,
-            alpha=alpha,
+            rank=ranks.get(name, rank),
+            alpha=alphas.get(name, alpha),
             dropout=dropout,
             scaling=scaling,
             transposed=_is_conv1d(module),

@@ -108,7 +108,7 @@ class SharedInput:
     """
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
-        if len({_shared_traits(layer) for layer in layers}) != 1:
+        if len({shared_traits(layer) for layer in layers}) != 1:
             raise ValueError("layers that share an input have one input width, rank, scale, dropout and kind of bias")
         self._layers = list(layers)
         self._input: Tensor | None = None
@@ -129,5 +129,6 @@ class SharedInput:
         return output
 
 
-def _shared_traits(layer: LoraLinear) -> tuple[object, ...]:
+def shared_traits(layer: LoraLinear) -> tuple[object, ...]:
+    """What must be the same in layers that share an input."""
     return layer.in_features, layer.rank, layer.scale, layer.dropout, layer.transposed, layer.bias is None

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +23,7 @@ from veneer.lora.files import read_json_object, read_tensors
 from veneer.lora.freeze import Bias, bias_names, check_bias, mark_only_lora_as_trainable, trained_modules, unfreeze
 from veneer.lora.inject import apply_lora, is_inside, lora_layers
 from veneer.lora.layer import Scaling
+from veneer.lora.patterns import common_value, is_pattern, matched, misread
 from veneer.lora.state import load_lora_state_dict, shorten
 
 TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION"]
@@ -37,8 +38,8 @@ _PEFT_HEADS = ("classifier", "score")
 
 # Every field of PEFT's LoraConfig is in one of the three; fields that are in none are refused unless empty.
 HONOURED_FIELDS = frozenset(
-    {"base_model_name_or_path", "bias", "init_lora_weights", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type"}
-    | {"r", "target_modules", "task_type", "use_rslora"}
+    {"alpha_pattern", "base_model_name_or_path", "bias", "init_lora_weights", "lora_alpha", "lora_dropout", "modules_to_save"}
+    | {"peft_type", "r", "rank_pattern", "target_modules", "task_type", "use_rslora"}
 )
 HARMLESS_FIELDS: dict[str, str] = {
     "auto_mapping": "how PEFT finds the model class",
@@ -55,7 +56,6 @@ HARMLESS_FIELDS: dict[str, str] = {
 }
 REFUSED_FIELDS: dict[str, str] = {
     "alora_invocation_tokens": "activated LoRA",
-    "alpha_pattern": "an alpha of its own for some layers",
     "arrow_config": "Arrow routing",
     "corda_config": "CorDA, which changes the base's weights",
     "ensure_weight_tying": "adapters tied like the base's weights",
@@ -67,7 +67,6 @@ REFUSED_FIELDS: dict[str, str] = {
     "lora_ga_config": "LoRA-GA, which changes the base's weights",
     "megatron_config": "Megatron's parallel layers",
     "monteclora_config": "MonteCLoRA",
-    "rank_pattern": "a rank of its own for some layers",
     "target_parameters": "adapted parameters outside linear layers",
     "trainable_token_indices": "trained tokens",
     "use_bdlora": "block-diagonal LoRA",
@@ -84,12 +83,15 @@ class AdapterSettings:
     """What an adapter's tensors do not say by themselves.
 
     Attributes:
+        rank: of the layers that have none of their own; `alpha` likewise.
         layers: paths of the adapted layers.
         saved_modules: paths of the modules whose tensors are saved whole: trained in full (the head, what the base did not
             supply), or frozen but taken by PEFT for the head.
         transposed: the adapted layers store `[in, out]` (GPT-2's Conv1D).
         base: name or folder of the base, None where unknown.
         task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder.
+        ranks: path -> rank of the layers that have their own.
+        alphas: path -> alpha, likewise.
     """
 
     rank: int
@@ -102,6 +104,16 @@ class AdapterSettings:
     transposed: bool
     base: str | None
     task_type: TaskType | None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def rank_of(self, layer: str) -> int:
+        """The rank of an adapted layer."""
+        return self.ranks.get(layer, self.rank)
+
+    def alpha_of(self, layer: str) -> float:
+        """The alpha of an adapted layer."""
+        return self.alphas.get(layer, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -116,16 +128,16 @@ def adapter_settings(model: nn.Module, *, bias: Bias, base: str | None, task_typ
     """The settings of the adapter in `model`; its tensors are `lora_state_dict(model, bias, settings.saved_modules)`.
 
     Raises:
-        LoraError: PEFT's format cannot hold the adapter: layers of different shapes, a trained parameter in no module that is
-            trained in full, or an adapted layer inside the head.
+        LoraError: PEFT's format cannot hold the adapter: layers of different dropout or kind, a trained parameter in no module
+            that is trained in full, or an adapted layer inside the head.
     """
     check_bias(bias)
     layers = lora_layers(model)
-    shapes = {(layer.rank, layer.alpha, layer.dropout, layer.scaling, layer.transposed) for layer in layers.values()}
-    if len(shapes) != 1:
+    kinds = {(layer.dropout, layer.scaling, layer.transposed) for layer in layers.values()}
+    if len(kinds) != 1:
         raise LoraError(
-            "PEFT's format holds one rank, alpha, dropout, scaling and layer class an adapter; the model has "
-            f"{len(shapes)} combinations of them"
+            "PEFT's format holds one dropout, scaling and layer class an adapter; the model has "
+            f"{len(kinds)} combinations of them"
         )
     saved = list(trained_modules(model))
     # PEFT takes every module whose path ends like one of these, and adapts nothing inside it.
@@ -138,8 +150,11 @@ def adapter_settings(model: nn.Module, *, bias: Bias, base: str | None, task_typ
     loose = trained - {f"{name}.{matrix}" for name in layers for matrix in ("lora_A", "lora_B")} - bias_names(model, bias)
     if loose := {name for name in loose if not is_inside(name, saved)}:
         raise LoraError(f"PEFT's format cannot hold a module that is trained in part: {shorten(sorted(loose))}")
-    rank, alpha, dropout, scaling, transposed = shapes.pop()
-    return AdapterSettings(rank, alpha, dropout, scaling, bias, tuple(layers), tuple(saved), transposed, base, task_type)
+    dropout, scaling, transposed = kinds.pop()
+    rank, ranks = common_value({name: layer.rank for name, layer in layers.items()})
+    alpha, alphas = common_value({name: layer.alpha for name, layer in layers.items()})
+    names, modules = tuple(layers), tuple(saved)
+    return AdapterSettings(rank, alpha, dropout, scaling, bias, names, modules, transposed, base, task_type, ranks, alphas)
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], settings: AdapterSettings) -> None:
@@ -148,7 +163,10 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], settings: Adapter
     Raises:
         LoraError: tensors and settings do not go together.
     """
-    if problems := _mismatches(settings, tensors):
+    problems = _mismatches(settings, tensors)
+    if wrong := misread(settings.ranks, settings.layers) + misread(settings.alphas, settings.layers):
+        problems.append(f"PEFT would take the rank or alpha of another layer for {shorten(wrong)}, whose path ends as that one's")
+    if problems:
         raise LoraError("the adapter cannot be written\n  " + "\n  ".join(problems))
     # Copies: safetensors refuses tensors that share memory, as stacked matrices do.
     renamed = {_to_peft(name, settings.layers): tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -191,6 +209,8 @@ def apply_adapter(model: nn.Module, adapter: AdapterFile) -> None:
         alpha=settings.alpha,
         dropout=settings.dropout,
         scaling=settings.scaling,
+        ranks=settings.ranks,
+        alphas=settings.alphas,
     )
     mark_only_lora_as_trainable(model, settings.bias)
     unfreeze(model, settings.saved_modules)
@@ -198,14 +218,17 @@ def apply_adapter(model: nn.Module, adapter: AdapterFile) -> None:
 
 
 def _to_json(settings: AdapterSettings) -> dict[str, Any]:
-    alpha = settings.alpha
+    patterns = {
+        "rank_pattern": dict(settings.ranks),
+        "alpha_pattern": {name: _plain_number(alpha) for name, alpha in settings.alphas.items()},
+    }
     return {
         "peft_type": "LORA",
         "task_type": settings.task_type,
         "base_model_name_or_path": settings.base,
         "inference_mode": True,
         "r": settings.rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_alpha": _plain_number(settings.alpha),
         "lora_dropout": settings.dropout,
         "use_rslora": settings.scaling == "rslora",
         "bias": settings.bias,
@@ -213,7 +236,12 @@ def _to_json(settings: AdapterSettings) -> dict[str, Any]:
         "target_modules": list(settings.layers),
         "modules_to_save": list(settings.saved_modules) or None,
         "init_lora_weights": True,
+        **{key: pattern for key, pattern in patterns.items() if pattern},
     }
+
+
+def _plain_number(value: float) -> int | float:
+    return int(value) if value == int(value) else value
 
 
 def _from_json(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterSettings:
@@ -230,6 +258,8 @@ def _from_json(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adap
         transposed=bool(fields.get("fan_in_fan_out")),
         base=fields.get("base_model_name_or_path"),
         task_type=cast("TaskType | None", fields.get("task_type")),
+        ranks=matched(fields.get("rank_pattern") or {}, layers),
+        alphas={name: float(alpha) for name, alpha in matched(fields.get("alpha_pattern") or {}, layers).items()},
     )
 
 
@@ -307,9 +337,9 @@ def _mismatches(settings: AdapterSettings, tensors: Mapping[str, Tensor]) -> lis
         if not any(is_inside(name, [module]) for name in tensors)
     ]
     for name in sorted(expected & tensors.keys()):
-        shape = tuple(tensors[name].shape)
-        if len(shape) != 2 or shape[0 if name.endswith("A") else 1] != settings.rank:
-            problems.append(f"{name} has the shape {shape}, which is not of rank {settings.rank}")
+        shape, rank = tuple(tensors[name].shape), settings.rank_of(name.rpartition(".")[0])
+        if len(shape) != 2 or shape[0 if name.endswith("A") else 1] != rank:
+            problems.append(f"{name} has the shape {shape}, which is not of rank {rank}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             problems.append(f"{name} holds values that are not finite numbers")
@@ -381,11 +411,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
 
 
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def _is_alpha(value: object) -> bool:
+    return _is_number(value) and cast(float, value) > 0
+
+
 _ACCEPTED: dict[str, tuple[Any, str]] = {
     "peft_type": (lambda value: value == "LORA", "LORA, the one method veneer reads"),
     "task_type": (lambda value: value in (None, "SEQ_CLS", "FEATURE_EXTRACTION"), "SEQ_CLS or FEATURE_EXTRACTION"),
-    "r": (lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31, "a whole number from 1"),
-    "lora_alpha": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "r": (_is_rank, "a whole number from 1"),
+    "rank_pattern": (lambda value: is_pattern(value, _is_rank), "names or paths of layers, each with a whole number from 1"),
+    "lora_alpha": (_is_alpha, "a number above 0"),
+    "alpha_pattern": (lambda value: is_pattern(value, _is_alpha), "names or paths of layers, each with a number above 0"),
     "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
