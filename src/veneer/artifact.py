@@ -35,6 +35,7 @@ from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
+from veneer.quantise import BasePrecision
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 1
@@ -59,7 +60,8 @@ class ArtifactInfo:
         data_fingerprint: of the training texts and labels.
         max_length: tokens a text is cut to.
         pair: True where a text comes with a second one.
-        precision: of the base in training, and so in the scores.
+        precision: that the base computed in in training, and so in the scores.
+        base_precision: auto | nf4 | int8, bits of the base's linear layers; likewise.
         scores: metric -> value on the development texts.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
@@ -79,6 +81,7 @@ class ArtifactInfo:
     scores: dict[str, float]
     versions: dict[str, str]
     calibration: dict[str, Any] | None = None
+    base_precision: str = "auto"
 
     @property
     def label_set(self) -> LabelSet:
@@ -170,16 +173,20 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     write_text(folder / INFO_FILE, _info_text(info, files))
 
 
-def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
+def load_artifact(
+    folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
+) -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
     Args:
         base: where the base is, if not where it was found in training.
         precision: auto | fp32 | bf16 | fp16.
+        base_precision: auto | nf4 | int8, if not the one of training.
 
     Raises:
         ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
         BaseError: the base cannot be found.
+        ConfigError: this machine does not have the precision, or its library.
     """
     info = read_info(folder)
     location = find_base(base or info.base)
@@ -192,11 +199,12 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     device = pick_device()
     chosen = choose_precision(precision, device)
     adapter = _read_adapter(folder)
-    model = _build(info, location, chosen)
+    bits: BasePrecision = base_precision or info.base_precision  # type: ignore[assignment]
+    model = _build(info, location, chosen, bits)
     trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
     if precision == "auto" and chosen.name != "fp32" and trains_base:
         chosen = Precision("fp32", "weights of the base were trained")
-        model = _build(info, location, chosen)
+        model = _build(info, location, chosen, bits)
     _fill(folder, model, adapter, f"{len(info.labels)} labels")
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
@@ -266,10 +274,12 @@ def _read_adapter(folder: Path) -> lora.AdapterFile:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: BasePrecision) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
-    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=precision.dtype)
+    model = build_classifier(
+        location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision
+    )
     if model.plan == wanted:
         return model
     head = "its family's own head" if info.own_head else "a linear head"
@@ -319,6 +329,7 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "pair": isinstance(tree["pair"], bool),
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
+        "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
     }

@@ -6,6 +6,7 @@ Knows torch and safetensors; does not know transformers, texts, labels or run fo
 from veneer.lora.count import LayerRow, ParameterCounts, ParameterRow, adapted_layers, count_parameters, parameter_rows
 from veneer.lora.families import default_targets, query_value_targets
 from veneer.lora.freeze import embedding_modules, mark_only_lora_as_trainable, top_layers, trained_modules, unfreeze
+from veneer.lora.frozen import FrozenLinear, FrozenWeight, frozen_elements
 from veneer.lora.inject import apply_lora, linear_layers, lora_layers, shared_input_groups
 from veneer.lora.layer import LoraLinear, SharedInput
 from veneer.lora.merge import merge_lora, remove_lora, unmerge_lora
@@ -15,6 +16,8 @@ from veneer.lora.state import load_lora_state_dict, lora_state_dict
 __all__ = [
     "AdapterFile",
     "AdapterSettings",
+    "FrozenLinear",
+    "FrozenWeight",
     "LayerRow",
     "LoraLinear",
     "ParameterCounts",
@@ -27,6 +30,7 @@ __all__ = [
     "count_parameters",
     "default_targets",
     "embedding_modules",
+    "frozen_elements",
     "linear_layers",
     "load_lora_state_dict",
     "lora_layers",

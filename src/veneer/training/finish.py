@@ -217,6 +217,7 @@ def _info(setting: Setting, dev: Evaluation, calibration: dict[str, Any] | None)
         max_length=setting.config.data.max_length,
         pair=setting.material.pair,
         precision=setting.precision.name,
+        base_precision=setting.config.base_precision,
         scores={name: interval.value for name, interval in dev.metrics.items()},
         versions=package_versions(),
         calibration=calibration,

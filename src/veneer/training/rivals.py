@@ -27,6 +27,7 @@ from veneer.errors import Interrupted
 from veneer.inference import compute_logits, compute_pooled
 from veneer.model import Classifier, build_classifier, checkpoint_activations
 from veneer.precision import Precision, pick_device
+from veneer.quantise import BasePrecision
 from veneer.training.baselines import (
     TEXT_BASELINE,
     Judged,
@@ -133,7 +134,7 @@ def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
         BaseError: the base cannot be loaded.
     """
     start = time.perf_counter()
-    model = _fresh(ground, precision_of(ground.config))
+    model = _fresh(ground, precision_of(ground.config), ground.config.base_precision)
     vectors = {name: compute_pooled(model, split.texts, progress=bar).numpy() for name, split in ground.splits.items()}
     mean, spread = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
     for one in vectors.values():  # in place: those of a large file are hundreds of megabytes
@@ -159,7 +160,7 @@ def head_contender(ground: Ground, console: Console) -> Contender:
         Interrupted: stopped from outside.
     """
     precision = precision_of(ground.config)
-    model = _fresh(ground, precision)
+    model = _fresh(ground, precision, ground.config.base_precision)
     lora.unfreeze(model.network, model.trained_heads)  # a linear layer of ours is trained as it comes
     return _trained(ground, console, HEAD_ONLY, model, precision, HEAD_LEARNING_RATE if model.plan.own else LINEAR_LEARNING_RATE)
 
@@ -173,17 +174,23 @@ def full_contender(ground: Ground, console: Console) -> Contender:
         Interrupted: stopped from outside.
     """
     precision = Precision("fp32", "weights of the base are trained")
-    model = _fresh(ground, precision)
+    model = _fresh(ground, precision, "auto")
     model.requires_grad_(True)
     if ground.config.training.gradient_checkpointing:
         checkpoint_activations(model)
     return _trained(ground, console, FULL, model, precision, FULL_LEARNING_RATE)
 
 
-def _fresh(ground: Ground, precision: Precision) -> Classifier:
+def _fresh(ground: Ground, precision: Precision, base_precision: BasePrecision) -> Classifier:
     """The base with a fresh head, nothing of it trained yet but the head, on the device."""
     torch.manual_seed(ground.config.seed)
-    model = build_classifier(ground.base, len(ground.material.labels), pooling=ground.config.pooling, dtype=precision.dtype)
+    model = build_classifier(
+        ground.base,
+        len(ground.material.labels),
+        pooling=ground.config.pooling,
+        dtype=precision.dtype,
+        base_precision=base_precision,
+    )
     return model.to(pick_device())
 
 

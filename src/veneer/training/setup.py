@@ -26,7 +26,7 @@ def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: P
         LoraError: the adapter's settings fit no layer.
     """
     torch.manual_seed(config.seed)
-    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype)
+    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision)
     adapt(model, adapter_plan(config))
     model.to(pick_device())
     if config.training.gradient_checkpointing:
