@@ -36,6 +36,7 @@ from veneer.methods import METHODS, Stored
 from veneer.model import Classifier, build_classifier
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
+from veneer.quantise import BasePrecision
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 2
@@ -60,7 +61,8 @@ class ArtifactInfo:
         data_fingerprint: of the training texts and labels.
         max_length: tokens a text is cut to.
         pair: True where a text comes with a second one.
-        precision: of the base in training, and so in the scores.
+        precision: that the base computed in in training, and so in the scores.
+        base_precision: auto | nf4 | int8, bits of the base's linear layers; likewise.
         scores: metric -> value on the development texts.
         method: of fine-tuning, a name in `veneer.methods.METHODS`.
         calibration: how logits become decisions; null for the plain rule.
@@ -82,6 +84,7 @@ class ArtifactInfo:
     versions: dict[str, str]
     method: str = "lora"
     calibration: dict[str, Any] | None = None
+    base_precision: str = "auto"
 
     @property
     def label_set(self) -> LabelSet:
@@ -166,16 +169,20 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     write_text(folder / INFO_FILE, _info_text(info, files))
 
 
-def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
+def load_artifact(
+    folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
+) -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
     Args:
         base: where the base is, if not where it was found in training.
         precision: auto | fp32 | bf16 | fp16.
+        base_precision: auto | nf4 | int8, if not the one of training.
 
     Raises:
         ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
         BaseError: the base cannot be found.
+        ConfigError: this machine does not have the precision, or its library.
     """
     info = read_info(folder)
     location = find_base(base or info.base)
@@ -188,10 +195,11 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     device = pick_device()
     chosen = choose_precision(precision, device)
     stored = _read_stored(folder, info.method)
-    model = _build(info, location, chosen)
+    bits: BasePrecision = base_precision or info.base_precision  # type: ignore[assignment]
+    model = _build(info, location, chosen, bits)
     if precision == "auto" and chosen.name != "fp32" and stored.trains_base(model):
         chosen = Precision("fp32", "weights of the base were trained")
-        model = _build(info, location, chosen)
+        model = _build(info, location, chosen, bits)
     _fill(folder, model, stored, f"{len(info.labels)} labels")
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
@@ -251,10 +259,12 @@ def _read_stored(folder: Path, method: str) -> Stored:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: BasePrecision) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
-    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=precision.dtype)
+    model = build_classifier(
+        location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision
+    )
     if model.plan == wanted:
         return model
     head = "its family's own head" if info.own_head else "a linear head"
@@ -304,6 +314,7 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "pair": isinstance(tree["pair"], bool),
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
+        "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "method": method is not None,
         "files": isinstance(files, dict) and (method is None or set(method.files) <= files.keys()),

@@ -115,7 +115,10 @@ class TrainingConfig(Section):
     tokens_per_pass: int = Field(
         16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision the frozen base computes in")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw", description="adamw | adamw_8bit | paged_adamw_8bit: AdamW, its moments in float32 or in eight bits"
+    )
     class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(
         None,
         description="a weight a label, or balanced: n/(C·n_c) of n texts, n_c of them of the class; for multi-label "
@@ -146,6 +149,11 @@ class RunConfig(Section):
 
     base: str = Field("minilm", description="minilm, a folder, or a model id of the hub")
     task: Literal["auto", "single_label", "multi_label"] = Field("auto", description="auto | single_label | multi_label")
+    base_precision: Literal["auto", "nf4", "int8"] = Field(
+        "auto",
+        description="bits of the frozen base's linear layers: auto (as training.precision says) | nf4 | int8, computed in "
+        "training.precision",
+    )
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
     method: MethodName = Field("lora", description="lora | head | bitfit | top_layers | full")
     data: DataConfig = Field(default_factory=DataConfig)
@@ -164,6 +172,7 @@ class RunConfig(Section):
 SHORT_FORMS: dict[str, str] = {
     "base": "base",
     "task": "task",
+    "base_precision": "base_precision",
     "pooling": "pooling",
     "train": "data.train",
     "dev": "data.dev",

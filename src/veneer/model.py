@@ -36,6 +36,7 @@ from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
 from veneer.packing import Batch, PackedBatch
+from veneer.quantise import BasePrecision, quantise
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
 ROWS_MULTIPLE = 32
@@ -190,17 +191,25 @@ def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def build_classifier(
-    base: BaseLocation, num_labels: int, *, pooling: str = "auto", dtype: torch.dtype = torch.float32, pack: bool = True
+    base: BaseLocation,
+    num_labels: int,
+    *,
+    pooling: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    base_precision: BasePrecision = "auto",
+    pack: bool = True,
 ) -> Classifier:
     """A classifier over `base`, its head freshly initialised by torch's generator, not yet adapted.
 
     Args:
         pooling: auto | cls | mean | last.
-        dtype: of the frozen base; the head is float32.
+        dtype: that the frozen base computes in; the head is float32.
+        base_precision: auto | nf4 | int8: fewer bits for the base's linear layers.
         pack: False to pad although the base could pack.
 
     Raises:
         BaseError: the base cannot be loaded, or cannot be pooled that way.
+        ConfigError: bitsandbytes is wanted and not there.
     """
     config, plan = _plan(base, pooling)
     padding_reason = packing_support(config) if pack else "padding was asked for"
@@ -212,6 +221,7 @@ def build_classifier(
     else:
         network, missing = load_encoder(base, dtype=dtype, attention=attention), ()
     network.requires_grad_(False)
+    quantise(network, base_precision, skip=head_modules(network) if plan.own else ())
     return Classifier(network, plan, num_labels, missing, padding_reason)
 
 
@@ -298,6 +308,8 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         layers=plan.layers,
         exclude=trained,
     )
+    if plan.trains_base and lora.frozen_elements(network):
+        raise LoraError("weights of a base in fewer bits cannot be trained. Fix: base_precision: auto")
     if plan.trains_base and next(model.encoder.parameters()).dtype != torch.float32:
         raise LoraError("training weights of the base needs them in float32. Fix: training.precision: fp32")
     lora.mark_only_lora_as_trainable(network, plan.bias)

@@ -7,6 +7,7 @@ from veneer.lora.combine import average_tensors, combine_adapters
 from veneer.lora.count import LayerRow, ParameterCounts, ParameterRow, adapted_layers, count_parameters, parameter_rows
 from veneer.lora.families import default_targets, query_value_targets
 from veneer.lora.freeze import embedding_modules, mark_only_lora_as_trainable, top_layers, trained_modules, unfreeze
+from veneer.lora.frozen import FrozenLinear, FrozenWeight, frozen_elements
 from veneer.lora.inject import apply_lora, linear_layers, lora_layers, shared_input_groups
 from veneer.lora.layer import LoraLinear, SharedInput
 from veneer.lora.merge import merge_lora, remove_lora, unmerge_lora
@@ -17,6 +18,8 @@ from veneer.lora.state import load_lora_state_dict, lora_state_dict
 __all__ = [
     "AdapterFile",
     "AdapterSettings",
+    "FrozenLinear",
+    "FrozenWeight",
     "LayerRow",
     "LoraLinear",
     "ParameterCounts",
@@ -33,6 +36,7 @@ __all__ = [
     "cut_ranks",
     "default_targets",
     "embedding_modules",
+    "frozen_elements",
     "kept_energy",
     "linear_layers",
     "load_lora_state_dict",

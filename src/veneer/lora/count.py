@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from veneer.lora.freeze import trained_modules
+from veneer.lora.frozen import frozen_elements
 from veneer.lora.inject import lora_layers
 
 
@@ -53,7 +54,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters of a model, in our way and in PEFT's."""
     parameters = list(model.parameters())
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
+    total = sum(parameter.numel() for parameter in parameters) + frozen_elements(model)
     copied = sum(parameter.numel() for name in trained_modules(model) for parameter in model.get_submodule(name).parameters())
     lora = sum(row.parameters for row in adapted_layers(model))
     return ParameterCounts(lora, trainable, total, peft_trainable=trainable, peft_total=total + copied)

@@ -16,6 +16,7 @@ from typing import Literal
 from torch import nn
 
 from veneer.errors import LoraError
+from veneer.lora.frozen import FrozenLinear
 from veneer.lora.layer import LoraLinear, Scaling
 
 Layers = Literal["all"] | Sequence[int]
@@ -81,15 +82,15 @@ def apply_lora(
     for name in names:
         module = linear[name]
         adapted = LoraLinear(
-            module.get_parameter("weight"),
+            module.weight,  # type: ignore[arg-type]
             module.bias,  # type: ignore[arg-type]
             rank=ranks.get(name, rank),
             alpha=alphas.get(name, alpha),
             dropout=dropout,
             scaling=scaling,
-            transposed=_is_conv1d(module),
+            transposed=module.transposed if isinstance(module, FrozenLinear) else is_conv1d(module),
         )
-        adapted.plain_type = type(module)
+        adapted.plain_type = module.plain_type if isinstance(module, FrozenLinear) else type(module)
         adapted.train(module.training)
         replace_module(model, name, adapted)
     return names
@@ -105,7 +106,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     Subclasses of `nn.Linear` are left out: their forward is their own.
     """
-    return {name: module for name, module in model.named_modules() if name and (type(module) is nn.Linear or _is_conv1d(module))}
+    return {name: module for name, module in model.named_modules() if name and _is_linear(module)}
 
 
 def shared_input_groups(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -150,7 +151,12 @@ def describe_layers(names: Iterable[str]) -> str:
     return ", ".join(f"{name} ×{count}" for name, count in counts.items()) or "none"
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or isinstance(module, FrozenLinear) or is_conv1d(module)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is transformers' Conv1D, whose weight is `[in, out]`."""
     return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
 
 

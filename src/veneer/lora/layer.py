@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.lora.dropout import dropout_mask
+from veneer.lora.frozen import FrozenWeight, dense
 from veneer.lora.fused import Factors, lora_linear_group
 
 Scaling = Literal["standard", "rslora"]
@@ -30,7 +31,7 @@ class LoraLinear(nn.Module):
     `lora_A` and `lora_B` are new.
 
     Attributes:
-        weight: `[out, in]`, or `[in, out]` where `transposed` (GPT-2's Conv1D).
+        weight: `[out, in]`, or `[in, out]` where `transposed` (GPT-2's Conv1D); a parameter, or kept in fewer bits.
         bias: `[out]` or None.
         lora_A: `[r, in]` float32, Kaiming-uniform.
         lora_B: `[out, r]` float32, zero, so that the first output equals the base's.
@@ -41,7 +42,7 @@ class LoraLinear(nn.Module):
 
     def __init__(
         self,
-        weight: nn.Parameter,
+        weight: nn.Parameter | FrozenWeight,
         bias: nn.Parameter | None,
         *,
         rank: int,
@@ -84,7 +85,8 @@ class LoraLinear(nn.Module):
         return Factors(self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.transposed)
 
     def _base(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.t() if self.transposed else self.weight, self.bias)
+        weight = dense(self.weight)
+        return nn.functional.linear(x, weight.t() if self.transposed else weight, self.bias)
 
     def _mask(self, rows: Tensor) -> Tensor | None:
         if not self.training or self.dropout == 0.0:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from veneer import lora
 from veneer.errors import LoraError
 from veneer.lora.files import read_tensors
 from veneer.lora.state import shorten
@@ -101,5 +102,7 @@ def read_tuned(folder: Path) -> Stored:
 
 def require_float32(model: Classifier) -> None:
     """Raise a LoraError unless the base is in float32: steps of training are lost in the rounding of less."""
+    if lora.frozen_elements(model.network):
+        raise LoraError("weights of a base in fewer bits cannot be trained. Fix: base_precision: auto")
     if next(model.encoder.parameters()).dtype != torch.float32:
         raise LoraError("training weights of the base needs them in float32. Fix: training.precision: fp32")

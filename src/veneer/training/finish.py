@@ -218,6 +218,7 @@ def _info(setting: Setting, dev: Evaluation, calibration: dict[str, Any] | None)
         pair=setting.material.pair,
         precision=setting.precision.name,
         method=setting.config.method,
+        base_precision=setting.config.base_precision,
         scores={name: interval.value for name, interval in dev.metrics.items()},
         versions=package_versions(),
         calibration=calibration,

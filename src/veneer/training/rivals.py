@@ -171,9 +171,15 @@ def full_contender(ground: Ground, console: Console) -> Contender:
 
 def _fresh(ground: Ground) -> Classifier:
     """The base as it is, with a fresh head that nothing reads, on the device."""
-    torch.manual_seed(ground.config.seed)
-    dtype = precision_of(ground.config).dtype
-    model = build_classifier(ground.base, len(ground.material.labels), pooling=ground.config.pooling, dtype=dtype)
+    config = ground.config
+    torch.manual_seed(config.seed)
+    model = build_classifier(
+        ground.base,
+        len(ground.material.labels),
+        pooling=config.pooling,
+        dtype=precision_of(config).dtype,
+        base_precision=config.base_precision,
+    )
     return model.to(pick_device())
 
 
@@ -205,7 +211,7 @@ def _by_method(config: RunConfig, method: str) -> RunConfig:
         "lora.train_embeddings": False,
     }
     if METHODS[method].trains_base(MethodPlan()):
-        changes["training.precision"] = "fp32"
+        changes |= {"training.precision": "fp32", "base_precision": "auto"}
     return load_config(config, changes)
 
 

@@ -186,6 +186,8 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     model, splits = setting.model, setting.splits
     tracker.say(f"base: {setting.base.description}")
     tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {_threads(torch.get_num_threads())}")
+    if frozen := lora.frozen_elements(model):
+        tracker.say(f"base precision: {frozen:,} weights of the base in {setting.config.base_precision}")
     if model.padding_reason is not None:
         tracker.say(f"texts are padded: {model.padding_reason}")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())

@@ -29,7 +29,7 @@ def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: P
     """
     plan = method_plan(config)
     torch.manual_seed(config.seed)
-    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype)
+    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision)
     method_of(config).apply(model, plan)
     model.to(pick_device())
     if config.training.gradient_checkpointing:
