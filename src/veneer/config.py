@@ -89,6 +89,10 @@ class LoraSettings(Section):
     layers: Literal["all"] | list[int] = Field("all", description="layers to adapt, from 0: all, or a list")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases of the base are trained")
     scaling: Literal["standard", "rslora"] = Field("standard", description="s = alpha/r (standard) or alpha/sqrt(r) (rslora)")
+    init: Literal["standard", "pissa"] = Field(
+        "standard", description="standard (the update starts at zero) | pissa (from the weight's largest singular values)"
+    )
+    dora: bool = Field(False, description="train a length for each row of the adapted weights, too (DoRA)")
     train_top_layers: int = Field(0, ge=0, description="top layers of the base that are trained in full")
     train_embeddings: bool = Field(False, description="train the base's embeddings in full")
 
@@ -106,6 +110,9 @@ class TrainingConfig(Section):
     batch_size: int = Field(32, ge=1, description="texts a step")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the adapter")
     head_learning_rate: float | None = Field(None, gt=0, description="peak learning rate of the head; learning_rate when null")
+    lora_plus_ratio: float | None = Field(
+        None, gt=0, description="learning rate of LoRA's B, as a multiple of A's (LoRA+ suggests 16); null for the same"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="course of the learning rate after warm-up")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")

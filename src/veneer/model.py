@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,6 +56,8 @@ class AdapterPlan:
     scaling: Scaling = "standard"
     train_top_layers: int = 0
     train_embeddings: bool = False
+    init: Literal["standard", "pissa"] = "standard"
+    dora: bool = False
 
     @property
     def trains_base(self) -> bool:
@@ -308,6 +310,10 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         layers=plan.layers,
         exclude=trained,
     )
+    if plan.init == "pissa":
+        lora.start_pissa(network)
+    if plan.dora:
+        lora.start_dora(network)
     if plan.trains_base and lora.frozen_elements(network):
         raise LoraError("weights of a base in fewer bits cannot be trained. Fix: base_precision: auto")
     if plan.trains_base and next(model.encoder.parameters()).dtype != torch.float32:

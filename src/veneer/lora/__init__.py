@@ -13,6 +13,7 @@ from veneer.lora.layer import LoraLinear, SharedInput
 from veneer.lora.merge import merge_lora, remove_lora, unmerge_lora
 from veneer.lora.peft_format import AdapterFile, AdapterSettings, adapter_settings, apply_adapter, read_adapter, write_adapter
 from veneer.lora.shrink import Spectrum, cut_ranks, kept_energy, spectra, strongest
+from veneer.lora.starts import start_dora, start_pissa
 from veneer.lora.state import load_lora_state_dict, lora_state_dict
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "remove_lora",
     "shared_input_groups",
     "spectra",
+    "start_dora",
+    "start_pissa",
     "strongest",
     "top_layers",
     "trained_modules",

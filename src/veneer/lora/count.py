@@ -9,6 +9,7 @@ from torch import nn
 from veneer.lora.freeze import trained_modules
 from veneer.lora.frozen import frozen_elements
 from veneer.lora.inject import lora_layers
+from veneer.lora.layer import LoraLinear
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One adapted layer; `parameters` are those of its two LoRA matrices."""
+    """One adapted layer; `parameters` are those of its two LoRA matrices, and of DoRA's lengths."""
 
     name: str
     in_features: int
@@ -63,9 +64,14 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 def adapted_layers(model: nn.Module) -> list[LayerRow]:
     """A row a LoRA layer, in the model's order."""
     return [
-        LayerRow(name, layer.in_features, layer.out_features, layer.rank, layer.lora_A.numel() + layer.lora_B.numel())
+        LayerRow(name, layer.in_features, layer.out_features, layer.rank, _trained_of(layer))
         for name, layer in lora_layers(model).items()
     ]
+
+
+def _trained_of(layer: LoraLinear) -> int:
+    magnitude = 0 if layer.lora_magnitude is None else layer.lora_magnitude.numel()
+    return layer.lora_A.numel() + layer.lora_B.numel() + magnitude
 
 
 def parameter_rows(model: nn.Module) -> list[ParameterRow]:

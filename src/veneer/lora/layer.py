@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from veneer.lora.dora import rescale, row_norms
 from veneer.lora.dropout import dropout_mask
 from veneer.lora.frozen import FrozenWeight, dense
 from veneer.lora.fused import Factors, lora_linear_group
@@ -36,6 +37,8 @@ class LoraLinear(nn.Module):
         lora_A: `[r, in]` float32, Kaiming-uniform.
         lora_B: `[out, r]` float32, zero, so that the first output equals the base's.
         scale: s of the update.
+        lora_magnitude: `[out]` float32 of DoRA (`dora.py`), with the frozen `weight_square` beside it; None without.
+        initial_A: `[r, in]` float32 that PiSSA (`starts.py`) subtracts with `initial_B` `[out, r]`; None without.
         merged: True while `weight` holds the update too (see `veneer.lora.merge_lora`).
         plain_type: class of the layer that this one stands for, which `remove_lora` puts back.
     """
@@ -68,6 +71,13 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=weight.device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=weight.device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.lora_magnitude: nn.Parameter | None
+        self.register_parameter("lora_magnitude", None)
+        self.weight_square: Tensor | None
+        self.initial_A: Tensor | None
+        self.initial_B: Tensor | None
+        for name in ("weight_square", "initial_A", "initial_B"):
+            self.register_buffer(name, None, persistent=False)
         self._group: SharedInput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,11 +88,36 @@ class LoraLinear(nn.Module):
             return self._group.output(self, x)
         rows = x.reshape(-1, self.in_features)
         (y,) = lora_linear_group(rows, (self.factors(),), self._mask(rows))
-        return y.view(*x.shape[:-1], self.out_features)
+        return self.finished(y).view(*x.shape[:-1], self.out_features)
 
     def factors(self) -> Factors:
-        """The layer's tensors, as the arithmetic takes them."""
-        return Factors(self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.transposed)
+        """The layer's tensors, as the arithmetic takes them; `finished` does the rest."""
+        bias = self.bias if self.lora_magnitude is None else None
+        return Factors(self.weight, bias, *self.whole_factors(), self.scale, self.transposed)
+
+    def whole_factors(self) -> tuple[Tensor, Tensor]:
+        """A and B of the whole update: with the rows that PiSSA subtracts, where it does."""
+        if self.initial_A is None or self.initial_B is None:
+            return self.lora_A, self.lora_B
+        return torch.cat([self.lora_A, self.initial_A]), torch.cat([self.lora_B, -self.initial_B], dim=1)
+
+    @property
+    def whole_rank(self) -> int:
+        """The rank of `whole_factors`."""
+        return self.rank if self.initial_A is None else 2 * self.rank
+
+    @property
+    def whole_alpha(self) -> float:
+        """The alpha that gives this layer's scale at `whole_rank`."""
+        if self.initial_A is None:
+            return self.alpha
+        return self.alpha * (math.sqrt(2) if self.scaling == "rslora" else 2)
+
+    def finished(self, y: Tensor) -> Tensor:
+        """`[T, out]` of `factors` -> the layer's outputs: with DoRA's lengths and the bias, where there are lengths."""
+        if self.lora_magnitude is None or self.weight_square is None:
+            return y
+        return rescale(y, self.lora_magnitude, row_norms(self.factors(), self.weight_square), self.bias)
 
     def _base(self, x: Tensor) -> Tensor:
         weight = dense(self.weight)
@@ -95,7 +130,16 @@ class LoraLinear(nn.Module):
 
     def delta(self) -> Tensor:
         """The update `s·B·A`, `[out, in]`, in float32."""
-        return (self.lora_B @ self.lora_A) * self.scale
+        a, b = self.whole_factors()
+        return (b @ a) * self.scale
+
+    def whole_weight(self) -> Tensor:
+        """The weight with what was learned, `[out, in]`, in float32 or the weight's own precision where that is higher."""
+        plain = dense(self.weight)
+        whole = (plain.t() if self.transposed else plain) + self.delta()
+        if self.lora_magnitude is not None:
+            whole = whole * (self.lora_magnitude / whole.norm(dim=1))[:, None]
+        return whole
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, scale={self.scale:g}"
@@ -123,7 +167,9 @@ class SharedInput:
         if x is not self._input or id(layer) not in self._waiting:
             rows = x.reshape(-1, layer.in_features)
             outputs = lora_linear_group(rows, tuple(one.factors() for one in self._layers), layer._mask(rows))
-            self._waiting = {id(one): y.view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)}
+            self._waiting = {
+                id(one): one.finished(y).view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)
+            }
             self._input = x
         output = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -133,4 +179,5 @@ class SharedInput:
 
 def shared_traits(layer: LoraLinear) -> tuple[object, ...]:
     """What must be the same in layers that share an input."""
-    return layer.in_features, layer.rank, layer.scale, layer.dropout, layer.transposed, layer.bias is None
+    shape = layer.in_features, layer.whole_rank, layer.scale, layer.dropout, layer.transposed
+    return *shape, layer.bias is None or layer.lora_magnitude is not None

@@ -74,9 +74,9 @@ def _layers(model: nn.Module) -> list[LoraLinear]:
 @torch.no_grad()
 def _merge(layer: LoraLinear) -> None:
     original = layer.weight
-    plain, delta = dense(original).detach(), layer.delta()
+    plain, whole = dense(original).detach(), layer.whole_weight()
     # A new parameter, not an update in place: the weight may be shared with another layer or another model.
-    merged = (plain + (delta.T if layer.transposed else delta)).to(plain.dtype)
+    merged = (whole.T if layer.transposed else whole).to(plain.dtype).contiguous()
     if isinstance(original, Tensor):
         layer.register_buffer("original_weight", plain, persistent=False)
     else:

@@ -50,6 +50,8 @@ def method_plan(config: RunConfig) -> MethodPlan:
     """
     if config.method != "lora" and (wrong := [key for key, asked in _lora_only(config).items() if asked]):
         raise ConfigError(f"{', '.join(wrong)}: not for the method {config.method}. Fix: leave that out, or method: lora")
+    if config.lora.dora and config.lora.init == "pissa":  # the conversion to the untouched base is exact for sums alone
+        raise ConfigError("lora.dora and lora.init: pissa do not go together. Fix: leave one of them out")
     return MethodPlan(AdapterPlan(**config.lora.model_dump(exclude={"preset"})), **config.tuning.model_dump())
 
 
@@ -57,6 +59,9 @@ def _lora_only(config: RunConfig) -> dict[str, bool]:
     """The settings that ask for something beside the shape of an update, and whether they are given."""
     lora = config.lora
     return {
+        "lora.dora": lora.dora,
+        "lora.init": lora.init != "standard",
+        "training.lora_plus_ratio": config.training.lora_plus_ratio is not None,
         "lora.bias": lora.bias != "none",
         "lora.train_top_layers": lora.train_top_layers > 0,
         "lora.train_embeddings": lora.train_embeddings,
