@@ -2,8 +2,8 @@
 
 `nf4` is QLoRA's 4-bit NormalFloat with double quantisation (arXiv:2305.14314), by bitsandbytes: blocks of 64 numbers with a
 scale each, and 256 of those scales in eight bits with a scale of their own: 0.516 bytes a number. `int8` keeps a row as whole
-numbers to ±127 with one scale, by torch alone. bitsandbytes' own eight bits are another thing: they round the activations, too, and
-split outliers off, in kernels that processors lack.
+numbers to ±127 with one scale, by torch alone. bitsandbytes' own eight bits are another thing: they round the activations,
+too, and split outliers off, in kernels that processors lack.
 
 The only file that imports bitsandbytes. Knows layers and numbers; knows nothing of heads, bases' files or training.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ConfigError
-from veneer.lora import FrozenLinear, linear_layers
+from veneer.lora import FrozenLinear, FrozenWeight, linear_layers
 from veneer.lora.inject import is_conv1d, is_inside, replace_module
 from veneer.precision import pick_device
 
@@ -49,11 +49,11 @@ def load_bitsandbytes(wanted_by: str) -> Any:
         logger.setLevel(level)
 
 
-class NF4Weight(nn.Module):
-    """A weight in NF4 with double quantisation; a `FrozenWeight`.
+class NF4Weight(FrozenWeight):
+    """A weight in NF4 with double quantisation.
 
-    The blocks run over the flattened weight, filled up with zeros, so that widths need not divide by 64. (bitsandbytes' kernel for
-    processors begins a block with each row, and gives wrong numbers where a row does not end with one.)
+    The blocks run over the flattened weight, filled up with zeros, so that widths need not divide by 64. (bitsandbytes' kernel
+    for processors takes each row to begin a block, and gives wrong numbers where it does not.)
 
     Attributes:
         codes: uint8, two numbers a byte.
@@ -73,11 +73,6 @@ class NF4Weight(nn.Module):
         self.register_buffer("scale_table", state.state2.code)
         self.register_buffer("scale_offset", state.offset)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.get_buffer("codes").device
-
     def dense(self) -> Tensor:
         """The weight, in the precision it was made from."""
         operators = torch.ops.bitsandbytes  # what `functional.dequantize_4bit` calls, without an object of its state a call
@@ -89,8 +84,8 @@ class NF4Weight(nn.Module):
         return flat[: self.shape.numel()].view(self.shape)
 
 
-class Int8Weight(nn.Module):
-    """A weight as whole numbers to ±127 and one scale an output; a `FrozenWeight`.
+class Int8Weight(FrozenWeight):
+    """A weight as whole numbers to ±127 and one scale an output.
 
     Attributes:
         codes: int8, of the weight's shape.
@@ -106,11 +101,6 @@ class Int8Weight(nn.Module):
         codes = (weight.float() / scales.float()).round().clamp(-127, 127).to(torch.int8)
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.get_buffer("codes").device
 
     def dense(self) -> Tensor:
         """The weight, in the precision it was made from."""

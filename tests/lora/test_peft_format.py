@@ -26,7 +26,8 @@ from veneer.lora import (
     unfreeze,
     write_adapter,
 )
-from veneer.lora.peft_format import CONFIG_FILE, HARMLESS_FIELDS, HONOURED_FIELDS, PICKLE_FILE, REFUSED_FIELDS, TENSOR_FILE
+from veneer.lora.peft_fields import HARMLESS_FIELDS, HONOURED_FIELDS, REFUSED_FIELDS
+from veneer.lora.peft_format import CONFIG_FILE, PICKLE_FILE, TENSOR_FILE
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20}
 QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
@@ -102,7 +103,6 @@ def test_the_defaults_of_peft_are_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("use_dora", True),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [1]),
         ("target_parameters", ["x.weight"]),
@@ -161,6 +161,7 @@ def test_initial_values_that_leave_the_base(folder: Path, initial: object) -> No
         ("bias", "some"),
         ("bias", ["all"]),
         ("use_rslora", "yes"),
+        ("use_dora", "yes"),
         ("target_modules", {"query": 1}),
         ("target_modules", [1]),
         ("modules_to_save", "classifier"),
@@ -182,7 +183,7 @@ def test_values_of_the_wrong_kind(folder: Path, field: str, value: object) -> No
 
 
 def test_all_problems_at_once(folder: Path) -> None:
-    change(folder, use_dora=True, r=-1, tomorrow="x")
+    change(folder, use_qalora=True, r=-1, tomorrow="x")
     with pytest.raises(LoraError) as caught:
         read_adapter(folder)
     assert len(str(caught.value).splitlines()) == 4

@@ -42,6 +42,11 @@ class Case:
 
 CASES = {
     "lora": Case("lora", {}),
+    "lora+": Case("lora", {"training__lora_plus_ratio": 8.0, "training__learning_rate": 1e-3}),
+    "dora": Case("lora", {"lora__dora": True}),
+    "dora over a causal base": Case("lora", {"lora__dora": True}, "qwen2"),
+    "pissa": Case("lora", {"lora__init": "pissa", "training__learning_rate": 1e-3}),
+    "pissa and rslora": Case("lora", {"lora__init": "pissa", "lora__scaling": "rslora", "training__learning_rate": 1e-3}, "gpt2"),
     "head": Case("head", {"training__learning_rate": 2e-2, "training__epochs": 8}),
     "head of ours": Case("head", {"training__learning_rate": 2e-2, "training__epochs": 8, "pooling": "mean"}),
     "bitfit": Case("bitfit", {"training__learning_rate": 1e-2}),
@@ -163,7 +168,8 @@ def test_only_what_was_trained_is_stored(name: str, trained: dict[str, Trained])
     assert files - {"head.safetensors"} == {name for name in METHODS[CASES[name].method].files if name.endswith(".safetensors")}
     stored = sum(tensor.numel() for file in files for tensor in load_file(folder / file).values())
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert stored == report["parameters"]["trainable"]
+    twice = report["parameters"]["lora"] if CASES[name].settings.get("lora__init") == "pissa" else 0  # what is subtracted, too
+    assert stored == report["parameters"]["trainable"] + twice
 
 
 def test_a_base_in_low_precision_is_loaded_in_float32_where_it_was_trained(trained: dict[str, Trained]) -> None:
@@ -187,12 +193,27 @@ def test_bitfit_wants_biases(tiny_base: Base) -> None:
         METHODS["bitfit"].apply(build_classifier(find_base(str(tiny_base("llama"))), 2), MethodPlan())
 
 
-@pytest.mark.parametrize("key", ["lora__train_top_layers", "lora__train_embeddings"])
-def test_a_setting_that_contradicts_the_method_is_refused(key: str, tmp_path: Path, tiny_base: Base) -> None:
-    config = toy_config(tmp_path, tiny_base(), method="head", **{key: 1})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lora__train_top_layers", 1),
+        ("lora__train_embeddings", True),
+        ("lora__bias", "all"),
+        ("lora__dora", True),
+        ("lora__init", "pissa"),
+        ("training__lora_plus_ratio", 4),
+    ],
+)
+def test_a_setting_that_contradicts_the_method_is_refused(key: str, value: Any, tmp_path: Path, tiny_base: Base) -> None:
+    config = toy_config(tmp_path, tiny_base(), method="head", **{key: value})
     with pytest.raises(ConfigError, match=rf"{key.replace('__', '.')}: not for the method head"):
         run(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_dora_and_pissa_together_are_refused(tmp_path: Path, tiny_base: Base) -> None:
+    with pytest.raises(ConfigError, match=r"lora\.dora and lora\.init"):
+        run(toy_config(tmp_path, tiny_base(), lora__dora=True, lora__init="pissa"))
 
 
 def test_a_file_that_does_not_fit_is_refused(trained: dict[str, Trained], tmp_path: Path, tiny_base: Base) -> None:

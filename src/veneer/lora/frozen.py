@@ -6,27 +6,30 @@ dense base is what it is there to save. Knows torch alone; who makes such weight
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class FrozenWeight(Protocol):
-    """A weight in fewer bits: a module, so that it moves with its layer, whose buffers hold it."""
+class FrozenWeight(nn.Module):
+    """A weight in fewer bits: a module, so that the buffers that hold it move with its layer.
 
-    @property
-    def shape(self) -> torch.Size:
-        """Of the dense weight."""
+    Attributes:
+        shape: of the dense weight.
+    """
+
+    shape: torch.Size
+
+    def dense(self) -> Tensor:
+        """The weight as a new tensor, in the precision that the layer computes in."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-
-    def dense(self) -> Tensor:
-        """The weight as a new tensor, in the precision that the layer computes in."""
+        return next(self.buffers()).device
 
 
 def dense(weight: Tensor | FrozenWeight) -> Tensor:
@@ -88,5 +91,4 @@ class _FrozenProduct(torch.autograd.Function):
 
 def frozen_elements(model: nn.Module) -> int:
     """How many numbers the frozen weights of a model stand for; none of them is among its parameters."""
-    weights = [getattr(module, "weight", None) for module in model.modules()]
-    return sum(math.prod(weight.shape) for weight in weights if isinstance(weight, nn.Module))
+    return sum(module.shape.numel() for module in model.modules() if isinstance(module, FrozenWeight))

@@ -7,13 +7,11 @@ holding both. Over a weight of fewer bits the merged one is dense, in the precis
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from veneer.errors import LoraError
-from veneer.lora.frozen import FrozenLinear, dense
+from veneer.lora.frozen import FrozenLinear, FrozenWeight, dense
 from veneer.lora.inject import lora_layers, replace_module
 from veneer.lora.layer import LoraLinear
 
@@ -77,22 +75,23 @@ def _merge(layer: LoraLinear) -> None:
     plain, whole = dense(original).detach(), layer.whole_weight()
     # A new parameter, not an update in place: the weight may be shared with another layer or another model.
     merged = (whole.T if layer.transposed else whole).to(plain.dtype).contiguous()
-    if isinstance(original, Tensor):
-        layer.register_buffer("original_weight", plain, persistent=False)
+    trained = isinstance(original, nn.Parameter) and original.requires_grad
+    if isinstance(original, FrozenWeight):
+        layer.register_module("original_weight", original)
     else:
-        layer.original_weight = original
-    _put_weight(layer, merged, trained=isinstance(original, Tensor) and original.requires_grad)
+        layer.register_buffer("original_weight", plain, persistent=False)
+    _put_weight(layer, merged, trained=trained)
     layer.merged = True
 
 
 def _unmerge(layer: LoraLinear) -> None:
-    original = layer.original_weight
+    original, trained = layer.original_weight, layer.get_parameter("weight").requires_grad
     del layer.original_weight
-    _put_weight(layer, original, trained=layer.weight.requires_grad)
+    _put_weight(layer, original, trained=trained)  # type: ignore[arg-type]
     layer.merged = False
 
 
-def _put_weight(layer: LoraLinear, weight: Any, *, trained: bool) -> None:
+def _put_weight(layer: LoraLinear, weight: Tensor | FrozenWeight, *, trained: bool) -> None:
     del layer.weight  # torch lets no module take a parameter's name
     layer.weight = nn.Parameter(weight, requires_grad=trained) if isinstance(weight, Tensor) else weight
 

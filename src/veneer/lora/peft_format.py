@@ -194,13 +194,13 @@ def _to_json(settings: AdapterSettings) -> dict[str, Any]:
         "r": settings.rank,
         "lora_alpha": _plain_number(settings.alpha),
         "lora_dropout": settings.dropout,
-        "use_dora": settings.dora,
         "use_rslora": settings.scaling == "rslora",
         "bias": settings.bias,
         "fan_in_fan_out": settings.transposed,
         "target_modules": list(settings.layers),
         "modules_to_save": list(settings.saved_modules) or None,
         "init_lora_weights": True,
+        **({"use_dora": True} if settings.dora else {}),
         **{key: pattern for key, pattern in patterns.items() if pattern},
     }
 
@@ -261,6 +261,7 @@ def _from_peft(stored: Mapping[str, Tensor], fields: Mapping[str, Any]) -> tuple
             continue
         name = _from_peft_name(stored_name)
         adapted = name != stored_name and not name.endswith(".bias")
+        adapted = adapted and (not name.endswith(".lora_magnitude") or bool(fields.get("use_dora")))
         trained_bias = name.endswith(".bias") and (bias == "all" or (bias == "lora_only" and name != stored_name))
         known = adapted or trained_bias or _saved_module(name, fields) is not None
         if known and key.startswith(_PREFIX) and name not in tensors:

@@ -118,10 +118,17 @@ def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def start_optimizer(job: Job) -> torch.optim.AdamW:
+def start_optimizer(job: Job) -> torch.optim.Optimizer:
     """The optimiser of a job, before its first step."""
     settings = job.settings
-    return build_optimizer(job.model, settings.learning_rate, settings.head_learning_rate, settings.weight_decay)
+    return build_optimizer(
+        job.model,
+        settings.learning_rate,
+        settings.head_learning_rate,
+        settings.weight_decay,
+        settings.optimizer,
+        settings.lora_plus_ratio or 1.0,
+    )
 
 
 def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, Any]]]:

@@ -16,6 +16,7 @@ from veneer.model import AdapterPlan, Classifier, build_classifier, checkpoint_a
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
 from veneer.training.loop import Job
+from veneer.training.optim import check_optimizer
 from veneer.training.prepare import Split
 
 
@@ -85,9 +86,10 @@ def make_job(
     """What `fit` needs to train `model` on `train`, picking the best step on `dev`.
 
     Raises:
-        ConfigError: weights are not given for every label.
+        ConfigError: weights are not given for every label, or this machine does not have the optimiser.
     """
     training, device = config.training, model.device
+    check_optimizer(training.optimizer, device)
     weights = _class_weights(training.class_weights, labels, task, train)
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
