@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,7 @@ from veneer.errors import ConfigError
 
 Column = str | int
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
-MethodName = Literal["lora", "head", "bitfit", "top_layers", "full"]
+MethodName = Literal["lora", "adalora", "ia3", "adapter", "prefix", "prompt", "bitfit", "head", "top_layers", "full"]
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
 CONFIG_FILE = "config.yaml"  # of a run folder
@@ -41,6 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What a method trains by where nobody says otherwise: what is right for an adapter would wreck a whole encoder, and a lone head
 # takes far larger steps. Values of the measurements in docs/methods.md.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adalora": {"training.learning_rate": 2e-3},
+    "adapter": {"training.learning_rate": 5e-4},
+    "ia3": {"training.learning_rate": 5e-3},
+    "prefix": {"training.learning_rate": 5e-3},
+    "prompt": {"training.learning_rate": 5e-2},
     "bitfit": {"training.learning_rate": 1e-3},
     "full": {"training.learning_rate": 5e-5},
     "head": {"training.learning_rate": 1e-2},
@@ -100,7 +105,9 @@ class LoraSettings(Section):
 class TuningSettings(Section):
     """Shape of what the methods other than LoRA train."""
 
-    top_layers: int = Field(2, ge=1, description="layers that the method top_layers trains")
+    top_layers: int = Field(2, ge=1, description="last layers of the base that the method top_layers trains")
+    bottleneck: int = Field(64, ge=1, description="width of the narrow layer of the method adapter")
+    virtual_tokens: int = Field(10, ge=1, description="tokens that the methods prompt and prefix add to every text")
 
 
 class TrainingConfig(Section):
@@ -162,7 +169,7 @@ class RunConfig(Section):
         "training.precision",
     )
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
-    method: MethodName = Field("lora", description="lora | head | bitfit | top_layers | full")
+    method: MethodName = Field("lora", description="of fine-tuning: " + " | ".join(get_args(MethodName)))
     data: DataConfig = Field(default_factory=DataConfig)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)

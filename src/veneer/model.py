@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, narrow_last_laye
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
-from veneer.packing import Batch, PackedBatch
+from veneer.packing import Batch, PackedBatch, Segments
 from veneer.quantise import BasePrecision, quantise
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
@@ -76,6 +77,7 @@ class Classifier(nn.Module):
         plan: which vector of a text is classified, and by what.
         padding_reason: why texts are padded, or None where they are packed.
         narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
+        virtual_tokens: ids beyond the vocabulary that every text is given, and that pooling leaves out; none with most methods.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
     """
@@ -98,6 +100,7 @@ class Classifier(nn.Module):
             module.float()
             # BERT's encoder calls its pooler by itself too, with hidden states in the base's precision
             module.register_forward_pre_hook(_in_float32)
+        self.virtual_tokens: tuple[int, ...] = ()
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
         takes = inspect.signature(self.encoder.forward).parameters
@@ -135,7 +138,18 @@ class Classifier(nn.Module):
     def pooled(self, batch: Batch) -> Tensor:
         """`[N, H]` float32, the vector that stands for each text."""
         hidden = self._hidden(batch)
-        return hidden.float() if self.narrowed_query else pool(hidden, batch.segments, self.plan.pooling)
+        if self.narrowed_query:
+            return hidden.float()
+        segments = batch.segments
+        if self.virtual_tokens:
+            hidden, segments = self._without_virtual(hidden, batch)
+        return pool(hidden, segments, self.plan.pooling)
+
+    def _without_virtual(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Segments]:
+        """The hidden states of the texts' own tokens, and where these then lie."""
+        ids = batch.ids if isinstance(batch, PackedBatch) else batch.ids[batch.mask.bool()]
+        lengths = [length - len(self.virtual_tokens) for length in batch.segments.lengths]
+        return hidden[ids < self.virtual_tokens[0]], Segments.of(lengths, hidden.device)
 
     def _hidden(self, batch: Batch) -> Tensor:
         """`[T, H]` hidden states, texts end to end, whichever way the base ran; `[N, H]` where the last layer is narrowed."""
@@ -154,6 +168,10 @@ class Classifier(nn.Module):
         """The texts of these `indices` as this model takes them, on its device."""
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
+        if self.virtual_tokens:  # behind the token that stands for the text
+            at = 0 if self.plan.pooling == "last" else 1
+            ids = [np.insert(text, at, self.virtual_tokens) for text in ids]
+            types = [np.insert(text, at, [text[0]] * len(self.virtual_tokens)) for text in types]
         if self.padding_reason is None:
             rows = sum(len(text) for text in ids)
             multiple = ROWS_MULTIPLE if rows >= LEAST_ROWS and self._prepares_products else 1
@@ -291,12 +309,7 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         LoraError: the plan fits no layer of the model.
     """
     network = model.network
-    family = model.config.get_text_config().model_type
-    targets = plan.target_modules
-    if targets == "auto":
-        targets = lora.default_targets(family)
-    elif targets == "query_value":
-        targets = lora.query_value_targets(family)
+    targets = family_targets(model, plan.target_modules)
     trained = list(model.trained_heads)
     trained += lora.top_layers(network, plan.train_top_layers)
     trained += lora.embedding_modules(network) if plan.train_embeddings else ()
@@ -323,6 +336,18 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     share_inputs(model)
     model.train(model.training)
     return names
+
+
+def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Sequence[str]:
+    """`auto` and `query_value` as the names that the model's family has for them; anything else as it is.
+
+    Raises:
+        LoraError: the family is not known.
+    """
+    family = model.config.get_text_config().model_type
+    if targets == "auto":
+        return lora.default_targets(family)
+    return lora.query_value_targets(family) if targets == "query_value" else targets
 
 
 def checkpoint_activations(model: Classifier) -> None:

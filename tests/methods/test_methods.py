@@ -40,6 +40,7 @@ class Case:
     base: str = "bert"
 
 
+VIRTUAL = {"training__learning_rate": 5e-2, "training__epochs": 8, "tuning__virtual_tokens": 4}
 CASES = {
     "lora": Case("lora", {}),
     "lora+": Case("lora", {"training__lora_plus_ratio": 8.0, "training__learning_rate": 1e-3}),
@@ -47,6 +48,16 @@ CASES = {
     "dora over a causal base": Case("lora", {"lora__dora": True}, "qwen2"),
     "pissa": Case("lora", {"lora__init": "pissa", "training__learning_rate": 1e-3}),
     "pissa and rslora": Case("lora", {"lora__init": "pissa", "lora__scaling": "rslora", "training__learning_rate": 1e-3}, "gpt2"),
+    "adalora": Case("adalora", {"training__learning_rate": 3e-2, "training__epochs": 5}),
+    "adalora over gpt2": Case("adalora", {"training__learning_rate": 3e-2, "training__epochs": 5}, "gpt2"),
+    "ia3": Case("ia3", {"training__learning_rate": 2e-2}),
+    "ia3 over gpt2": Case("ia3", {"training__learning_rate": 2e-2}, "gpt2"),
+    "adapter": Case("adapter", {"tuning__bottleneck": 8}),
+    "prefix": Case("prefix", {**VIRTUAL}),
+    "prefix over a causal base": Case("prefix", {**VIRTUAL}, "qwen2"),
+    "prompt": Case("prompt", {**VIRTUAL}),
+    "prompt, mean pooling": Case("prompt", {**VIRTUAL, "pooling": "mean"}, "distilbert"),
+    "prompt, padded": Case("prompt", {**VIRTUAL}, "mpnet"),
     "head": Case("head", {"training__learning_rate": 2e-2, "training__epochs": 8}),
     "head of ours": Case("head", {"training__learning_rate": 2e-2, "training__epochs": 8, "pooling": "mean"}),
     "bitfit": Case("bitfit", {"training__learning_rate": 1e-2}),

@@ -71,14 +71,8 @@ def apply_lora(
             _check_numbers(one_rank, one_alpha, dropout, scaling)
     if lora_layers(model):
         raise LoraError("the model has LoRA layers already. Fix: remove_lora(model) first")
-    modules = dict(model.named_modules())
-    if unknown := [name for name in exclude if name not in modules]:
-        raise LoraError(f"nothing to exclude: the model has no module {', '.join(map(repr, unknown))}")
     linear = linear_layers(model)
-    names = _in_layers(_match(list(linear), target_modules), layers)
-    names = [name for name in names if not is_inside(name, exclude)]
-    if not names:
-        raise LoraError(f"no layer is left to adapt: all that {_show(target_modules)} matches is excluded ({', '.join(exclude)})")
+    names = target_layers(model, target_modules, layers=layers, exclude=exclude)
     for name in names:
         module = linear[name]
         adapted = LoraLinear(
@@ -93,6 +87,20 @@ def apply_lora(
         adapted.plain_type = module.plain_type if isinstance(module, FrozenLinear) else type(module)
         adapted.train(module.training)
         replace_module(model, name, adapted)
+    return names
+
+
+def target_layers(
+    model: nn.Module, target_modules: str | Sequence[str], *, layers: Layers = "all", exclude: Collection[str] = ()
+) -> list[str]:
+    """The paths of the layers that `apply_lora` would replace for these arguments; it raises the same errors."""
+    modules = dict(model.named_modules())
+    if unknown := [name for name in exclude if name not in modules]:
+        raise LoraError(f"nothing to exclude: the model has no module {', '.join(map(repr, unknown))}")
+    names = _in_layers(_match(list(linear_layers(model)), target_modules), layers)
+    names = [name for name in names if not is_inside(name, exclude)]
+    if not names:
+        raise LoraError(f"no layer is left to adapt: all that {_show(target_modules)} matches is excluded ({', '.join(exclude)})")
     return names
 
 

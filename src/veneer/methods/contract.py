@@ -5,9 +5,12 @@ Knows the shape of the contract; knows no method (one file each beside this one)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from veneer.model import AdapterPlan, Classifier
 
@@ -19,10 +22,14 @@ class MethodPlan:
     Attributes:
         lora: of the methods that have ranks and target layers.
         top_layers: how many layers `top_layers` trains.
+        bottleneck: width of `adapter`'s narrow layer.
+        virtual_tokens: that `prompt` and `prefix` give every text.
     """
 
     lora: AdapterPlan = field(default_factory=AdapterPlan)
     top_layers: int = 2
+    bottleneck: int = 64
+    virtual_tokens: int = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,22 @@ class Stored:
 
     fill: Callable[[Classifier], None]
     trains_base: Callable[[Classifier], bool]
+
+
+class Course(Protocol):
+    """What a method does in training beside the optimiser's steps."""
+
+    def penalty(self) -> Tensor:
+        """A number that is added to the loss of a step."""
+
+    def after_step(self, step: int) -> None:
+        """Called after step `step` (from 1), the gradients still in place."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs to go on as if it had not stopped."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,8 @@ class Method:
         read: reads them; raises a LoraError where they are missing or damaged.
         merge: leaves the base's own modules with what was learned in their weights; None where that has no meaning.
         unmergeable: why not, where `merge` is None.
+        tokens: that it adds to every text.
+        course: what it does in training beside the steps, of which there are so many; None for nothing.
     """
 
     name: str
@@ -63,3 +88,5 @@ class Method:
     read: Callable[[Path], Stored]
     merge: Callable[[Classifier], None] | None
     unmergeable: str = ""
+    tokens: Callable[[MethodPlan], int] = lambda _: 0
+    course: Callable[[Classifier, MethodPlan, int], Course] | None = None

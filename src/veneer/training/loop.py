@@ -18,6 +18,7 @@ from veneer.config import TrainingConfig
 from veneer.errors import Interrupted, TrainingError
 from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
 from veneer.inference import compute_logits
+from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch
 from veneer.tasks import Objective, Task
@@ -38,6 +39,7 @@ class Job:
     Attributes:
         metric: the score on dev that picks the best adapter.
         scaler: fp16's gradient scaler, disabled otherwise.
+        course: what the method does beside the steps.
     """
 
     model: Classifier
@@ -49,6 +51,7 @@ class Job:
     metric: str
     seed: int
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+    course: Course | None = None
 
     @cached_property
     def train_sample(self) -> Split:
@@ -79,6 +82,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     progress = checkpoints.restore(job.model, optimizer) if resume else Progress()
     if progress.loss_scale is not None:
         job.scaler.load_state_dict(progress.loss_scale)
+    if job.course is not None:
+        job.course.load(progress.course_tensors)
     tracker.rewind(progress.step)
     if resume:
         tracker.say(f"going on from step {progress.step} of {job.steps}")
@@ -163,11 +168,16 @@ def run_step(
             part_loss = job.task.losses(logits, job.train.targets[part].to(logits.device), job.objective).sum() / count
             torch.autograd.backward(job.scaler.scale(part_loss))
             loss += part_loss.detach()
+    if job.course is not None:
+        torch.autograd.backward(job.scaler.scale(job.course.penalty()))
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
     norm = torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], limit)
     job.scaler.step(optimizer)
     job.scaler.update()
+    if job.course is not None:
+        job.course.after_step(progress.step)
+        progress.course_tensors = job.course.state()
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
     seconds = time.perf_counter() - start

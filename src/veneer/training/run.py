@@ -28,7 +28,7 @@ from veneer.training.checkpoint import Checkpoints, has_checkpoint
 from veneer.training.finish import Setting, TrainingResult, finish
 from veneer.training.loop import fit
 from veneer.training.prepare import Material, encode_split, read_material
-from veneer.training.setup import make_job, make_model, precision_of
+from veneer.training.setup import make_job, make_model, method_of, method_plan, precision_of
 from veneer.training.tracking import Tracker
 
 
@@ -134,6 +134,8 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
     precision = precision_of(config)
     base = find_base(config.base)
     limit = max_positions(load_config(base))
+    if limit is not None and (added := method_of(config).tokens(method_plan(config))):
+        limit -= added
     if limit is not None and config.data.max_length > limit:
         raise ConfigError(
             f"data.max_length: {config.data.max_length} is more than the {limit} tokens that {config.base} can take. "

@@ -5,6 +5,8 @@ Knows how settings become layers, weights of classes and a gradient scaler; know
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from veneer.bases import BaseLocation
@@ -95,7 +97,9 @@ def make_job(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    return Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
+    job = Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
+    course = method_of(config).course
+    return job if course is None else replace(job, course=course(model, method_plan(config), job.steps))
 
 
 def _class_weights(given: str | dict[str, float] | None, labels: LabelSet, task: Task, train: Split) -> torch.Tensor | None:
