@@ -15,7 +15,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "predict_speed", "train_cuda", "train_speed"]
+SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "methods", "predict_speed", "train_cuda", "train_speed"]
 
 Base = Callable[..., Path]
 Load = Callable[[str], Any]

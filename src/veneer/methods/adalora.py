@@ -67,7 +67,7 @@ class _Allocation:
             deltaT=max(1, steps // 100),
         )
         self._network = model.network
-        self._allocator = RankAllocator(model.network, config, "default")
+        self._allocator: Any = RankAllocator(model.network, config, "default")  # type: ignore[no-untyped-call]
         self._first_cut, self._last_scored = steps // _FROM, steps - steps // _UNTIL
 
     def penalty(self) -> Tensor:

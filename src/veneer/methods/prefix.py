@@ -8,6 +8,7 @@ take.) The price is that the rest of each layer computes those rows, too, which 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def _apply(model: Classifier, plan: MethodPlan) -> None:
     lora.unfreeze(model.network, model.trained_heads)
 
 
-def _layers(model: Classifier) -> dict[str, nn.Module]:
+def _layers(model: Classifier) -> dict[str, Any]:
     places = places_of(model, "prefix")
     if not places.apart:
         family = model.config.get_text_config().model_type
@@ -58,11 +59,11 @@ def _layers(model: Classifier) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _outputs(model: Classifier, layers: dict[str, nn.Module], count: int) -> dict[str, Tensor]:
+def _outputs(model: Classifier, layers: dict[str, Any], count: int) -> dict[str, Tensor]:
     """Layer -> `[count, out]`, what it gives for a text of random words: the start that the paper found best."""
     words = random_words(model, count)
     if words.is_meta:  # counted, not computed
-        return {name: torch.empty(count, layer.out_features, device="meta") for name, layer in layers.items()}  # type: ignore[arg-type]
+        return {name: torch.empty(count, layer.out_features, device="meta") for name, layer in layers.items()}
     found: dict[str, Tensor] = {}
 
     def remember(name: str) -> None:

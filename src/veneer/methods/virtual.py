@@ -76,5 +76,5 @@ def put_virtual(model: Classifier, count: int, prompt: nn.Parameter | None) -> R
 
 def random_words(model: Classifier, count: int) -> Tensor:
     """`[count]` ids of words, by torch's generator."""
-    embedding: Any = model.encoder.get_input_embeddings()  # type: ignore[operator]
+    embedding: Any = model.encoder.get_input_embeddings()
     return torch.randint(embedding.num_embeddings, (count,), device="cpu").to(embedding.weight.device)
