@@ -17,12 +17,16 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from veneer.errors import LoraError
 from veneer.lora import (
+    AdapterFile,
     adapter_settings,
     apply_adapter,
     apply_lora,
+    combine_adapters,
+    cut_ranks,
     lora_state_dict,
     mark_only_lora_as_trainable,
     read_adapter,
+    start_dora,
     unfreeze,
     write_adapter,
 )
@@ -182,6 +186,34 @@ def test_values_of_the_wrong_kind(folder: Path, field: str, value: object) -> No
         read_adapter(folder)
 
 
+def test_the_lengths_of_dora_want_use_dora(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"query": nn.Linear(4, 4)})
+    apply_lora(model, ["query"], rank=2, alpha=4.0)
+    start_dora(model)
+    mark_only_lora_as_trainable(model)
+    settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")
+    write_adapter(tmp_path, lora_state_dict(model), settings)
+    assert read_adapter(tmp_path).settings.dora
+    for refused in (cut_ranks_of, summed):
+        with pytest.raises(LoraError, match="DoRA's lengths"):
+            refused(read_adapter(tmp_path))
+    change(tmp_path, use_dora=False)
+    with pytest.raises(LoraError, match=r"unexpected: .*lora_magnitude_vector"):
+        read_adapter(tmp_path)
+    change(tmp_path, use_dora=True)
+    change_tensors(tmp_path, lambda tensors: without(tensors, "base_model.model.query.lora_magnitude_vector"))
+    with pytest.raises(LoraError, match=r"missing: query\.lora_magnitude"):
+        read_adapter(tmp_path)
+
+
+def cut_ranks_of(adapter: AdapterFile) -> AdapterFile:
+    return cut_ranks(adapter, {}, {"query": 1})
+
+
+def summed(adapter: AdapterFile) -> AdapterFile:
+    return combine_adapters([adapter], [1.0])
+
+
 def test_all_problems_at_once(folder: Path) -> None:
     change(folder, use_qalora=True, r=-1, tomorrow="x")
     with pytest.raises(LoraError) as caught:
@@ -290,8 +322,10 @@ def test_only_what_differs_is_written_as_a_pattern(tmp_path: Path) -> None:
 
 
 def test_paths_that_peft_would_confuse_are_not_written(tmp_path: Path) -> None:
-    inner = nn.ModuleDict({"query": nn.Linear(4, 4)})
-    model = nn.ModuleDict({"a": inner, "b": nn.ModuleDict({"a": nn.ModuleDict({"query": nn.Linear(4, 4)})})})
+    def inner() -> nn.ModuleDict:
+        return nn.ModuleDict({"query": nn.Linear(4, 4)})
+
+    model = nn.ModuleDict({"a": inner(), "b": nn.ModuleDict({"a": inner()}), "c": inner()})
     apply_lora(model, ["query"], rank=2, alpha=4.0, ranks={"a.query": 1})
     mark_only_lora_as_trainable(model)
     settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,15 @@ from typing import Any, get_args
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import veneer
 import veneer.training.finish as training_finish
 from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows
 from veneer.bases import find_base
-from veneer.config import METHOD_DEFAULTS, MethodName
+from veneer.cli import app
+from veneer.cli.compare_runs import compare_runs
+from veneer.config import METHOD_DEFAULTS, MethodName, load_config
 from veneer.data import encode
 from veneer.errors import ConfigError, InputError, LoraError
 from veneer.export.merged import merge_run
@@ -181,6 +185,70 @@ def test_only_what_was_trained_is_stored(name: str, trained: dict[str, Trained])
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     twice = report["parameters"]["lora"] if CASES[name].settings.get("lora__init") == "pissa" else 0  # what is subtracted, too
     assert stored == report["parameters"]["trainable"] + twice
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_parameters_are_counted_without_weights(name: str, trained: dict[str, Trained], tiny_base: Base) -> None:
+    """`veneer inspect` of the base with the run's settings, on the meta device."""
+    case, result = CASES[name], trained[name].result
+    settings = {"method": case.method, "lora.rank": 4} | {key.replace("__", "."): value for key, value in case.settings.items()}
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    asked = CliRunner().invoke(app, ["inspect", str(tiny_base(case.base)), "--json", *flags])
+    assert asked.exit_code == 0, asked.output
+    counted, reported = json.loads(asked.stdout), result.report["parameters"]
+    assert counted["trainable"] == reported["trainable"] > 0
+    assert counted["total"] == reported["total"]
+
+
+def test_compare_names_the_methods(trained: dict[str, Trained]) -> None:
+    compared = compare_runs([trained[name].result.folder for name in ("lora", "bitfit", "full")], None)
+    assert compared.differing["method"] == ["lora", "bitfit", "full"]
+    assert [one.run.parameters for one in compared.scored] == [
+        trained[name].result.report["parameters"]["trainable"] for name in ("lora", "bitfit", "full")
+    ]
+
+
+def test_a_method_gives_its_learning_rate_where_nobody_says_otherwise() -> None:
+    rate = METHOD_DEFAULTS["full"]["training.learning_rate"]
+    assert load_config(None, {"method": "full"}).training.learning_rate == rate
+    assert load_config(None, {"method": "full", "training.learning_rate": 1e-4}).training.learning_rate == 1e-4
+    given = load_config(None, {"training.learning_rate": 3e-4})
+    assert load_config(given, {"method": "full"}).training.learning_rate == rate  # what is asked for last
+    assert load_config(given, {"seed": 3}).training.learning_rate == 3e-4
+
+
+def test_a_prompt_leaves_less_room_for_texts(tmp_path: Path, tiny_base: Base) -> None:
+    config = toy_config(tmp_path, tiny_base(), method="prompt", tuning__virtual_tokens=40, data__max_length=128)
+    with pytest.raises(ConfigError, match="more than the 120 tokens"):
+        run(config)
+
+
+@pytest.mark.parametrize("method", ["ia3", "adalora"])
+def test_without_peft_the_extra_is_named(method: str, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=rf"{method} needs the package peft.*veneer\[methods\]"):
+        METHODS[method].apply(build_classifier(find_base(str(tiny_base())), 2), MethodPlan())
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("ia3", {"peft_type": "LORA"}, "peft_type is 'LORA', not IA3"),
+        ("ia3", {"feedforward_modules": "a.*"}, "feedforward_modules"),
+        ("ia3", {"feedforward_modules": ["elsewhere"]}, "feedforward_modules"),
+        ("adalora", {"lora_alpha": "16"}, "no lora_alpha above 0"),
+        ("adalora", {"lora_alpha": True}, "no lora_alpha above 0"),
+    ],
+)
+def test_a_configuration_that_peft_would_trust_is_refused(
+    method: str, changes: dict[str, Any], said: str, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    for name in METHODS[method].files:
+        shutil.copy(trained[method].result.folder / name, tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    with pytest.raises(LoraError, match=said):
+        METHODS[method].read(tmp_path)
 
 
 def test_a_base_in_low_precision_is_loaded_in_float32_where_it_was_trained(trained: dict[str, Trained]) -> None:

@@ -112,7 +112,8 @@ def _counts(model: Classifier) -> Table:
 
     counts = count_parameters(model)
     table = _table("Counts", "", ">parameters", ">of all")
-    table.add_row("LoRA", f"{counts.lora:,}", f"{counts.lora / counts.total:.2%}")
+    if counts.lora:
+        table.add_row("LoRA", f"{counts.lora:,}", f"{counts.lora / counts.total:.2%}")
     table.add_row("trained", f"{counts.trainable:,}", f"{counts.trainable / counts.total:.2%}")
     table.add_row("all", f"{counts.total:,}", "")
     peft = (f"{counts.peft_trainable:,}", f"{counts.peft_trainable / counts.peft_total:.2%}")

@@ -27,9 +27,11 @@ def combine_adapters(adapters: Sequence[AdapterFile], weights: Sequence[float]) 
         weights: one an adapter, of a sum above 0.
 
     Raises:
-        LoraError: the adapters store different things beside their updates.
+        LoraError: the adapters store different things beside their updates, or have DoRA's lengths.
     """
     settings = adapters[0].settings
+    if any(one.settings.dora for one in adapters):
+        raise LoraError("DoRA's lengths are of the adapted weight, not of its update: no sum of updates has them")
     layers = tuple(dict.fromkeys(name for adapter in adapters for name in adapter.settings.layers))
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}

@@ -85,9 +85,12 @@ def cut_ranks(adapter: AdapterFile, found: Mapping[str, Spectrum], ranks: Mappin
     which layers are from the list of their paths.
 
     Raises:
-        LoraError: no layer remains, or a layer whose bias is trained as part of the adapter would not.
+        LoraError: the adapter has DoRA's lengths, no layer remains, or a layer whose bias is trained as part of the adapter
+            would not.
     """
     settings = adapter.settings
+    if settings.dora:
+        raise LoraError("DoRA's lengths are of the adapted weight, not of its update: a smaller update would need others")
     layers = tuple(name for name in settings.layers if ranks[name] > 0)
     if not layers:
         raise LoraError("an adapter needs a layer of rank 1 at least")
