@@ -121,7 +121,7 @@ def _serve(pipe: Connection, build: Build, arguments: dict[str, Any], threads: i
         _forget_peak()
         while True:
             sample = work(**pipe.recv())
-            pipe.send({**sample, "peak_bytes": _peak_bytes()})
+            pipe.send({**sample, "peak_bytes": peak_bytes()})
     except (EOFError, KeyboardInterrupt):
         return
     except BaseException:
@@ -136,7 +136,8 @@ def _forget_peak() -> None:
         progress("the peak of memory cannot be reset here: it includes loading")
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far."""
     # ru_maxrss of a spawned process starts at its parent's size; VmHWM is its own
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -66,7 +66,7 @@ def test_the_files_of_a_run_folder(trained: Path) -> None:
     assert {path.name for path in (trained / "last").iterdir()} == tokenizer | adapter
     assert len({path.stat().st_mode for path in trained.iterdir() if path.is_file()}) == 1  # who reads one reads all
     tree = json.loads((trained / "veneer.json").read_text(encoding="utf-8"))
-    assert tree["format_version"] == 1
+    assert (tree["format_version"], tree["method"]) == (2, "lora")
     assert tree["files"].keys() == tokenizer | adapter - {"veneer.json"}
     info = read_info(trained)
     assert (info.task, info.labels, info.pooling) == ("single_label", ("bad", "good"), "cls")
@@ -143,12 +143,26 @@ def test_a_missing_head_is_named(tmp_path: Path, tiny_base: Base) -> None:
     assert "head.safetensors does not fit" in refusal(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_folder_from_before_there_were_methods_is_lora(folder: Path) -> None:
+    path = folder / "veneer.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree["method"]
+    path.write_text(json.dumps(tree | {"format_version": 1}), encoding="utf-8")
+    assert read_info(folder).method == "lora"
+    assert load_artifact(folder).info.method == "lora"
+
+
+def test_a_method_that_nobody_knows_is_refused(folder: Path) -> None:
+    edit(folder, method="levitation")
+    assert "method" in refusal(folder)
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_an_unknown_format_version_is_refused(version: Any, folder: Path) -> None:
     """Whatever else such a version has in it."""
     edit(folder, format_version=version, something_new={"a": 1})
     said = refusal(folder)
-    assert f"format version {version!r}; this veneer reads version 1" in said
+    assert f"format version {version!r}; this veneer reads version 2" in said
     assert "update veneer" in said
 
 

@@ -1,6 +1,7 @@
 """The run folder: its files, their format version, writing and reading it.
 
-    adapter_config.json, adapter_model.safetensors   the adapter, in PEFT's format
+    adapter_config.json, adapter_model.safetensors   the adapter, in PEFT's format; or, of a method that PEFT does not know,
+    trained.safetensors                              the tensors that were trained
     head.safetensors                                 our own head, where the family's is not used
     tokenizer.json, tokenizer_config.json, …         the tokenizer
     veneer.json                                      everything else, and a checksum of every file above
@@ -27,20 +28,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
 from veneer.errors import ArtifactError, DataError, LoraError
 from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
-from veneer.model import Classifier, build_classifier, share_inputs
+from veneer.methods import METHODS, Stored
+from veneer.model import Classifier, build_classifier
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
+from veneer.quantise import BasePrecision
 from veneer.run_files import INFO_FILE
 from veneer.tasks import TASKS, Calibration
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # of 1 is a folder from before there was `method`: LoRA
 HEAD_FILE = "head.safetensors"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _COPY = "Fix: copy the whole folder again, or train again"
 
 
@@ -59,8 +61,10 @@ class ArtifactInfo:
         data_fingerprint: of the training texts and labels.
         max_length: tokens a text is cut to.
         pair: True where a text comes with a second one.
-        precision: of the base in training, and so in the scores.
+        precision: that the base computed in in training, and so in the scores.
+        base_precision: auto | nf4 | int8, bits of the base's linear layers; likewise.
         scores: metric -> value on the development texts.
+        method: of fine-tuning, a name in `veneer.methods.METHODS`.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
     """
@@ -78,7 +82,9 @@ class ArtifactInfo:
     precision: str
     scores: dict[str, float]
     versions: dict[str, str]
+    method: str = "lora"
     calibration: dict[str, Any] | None = None
+    base_precision: str = "auto"
 
     @property
     def label_set(self) -> LabelSet:
@@ -107,22 +113,15 @@ def package_versions() -> dict[str, str]:
 
 
 def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenizerFast, info: ArtifactInfo) -> None:
-    """Write the adapter in `model`, its head, the tokenizer and `info` into `folder`; whole or not at all.
+    """Write what was trained of `model`, its head, the tokenizer and `info` into `folder`; whole or not at all.
 
     Raises:
-        LoraError: PEFT's format cannot hold the adapter.
+        LoraError: the method's format cannot hold what was trained.
     """
     writing = folder / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    bias = "none"
-    trained = {name for name in model.trainable() if name.startswith("network.") and name.endswith(".bias")}
-    if trained:
-        bias = _bias_mode(model, trained)
-    task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
-    settings = lora.adapter_settings(model.network, bias=bias, base=info.base_id, task_type=task_type)  # type: ignore[arg-type]
-    tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
-    lora.write_adapter(writing, tensors, settings)
+    METHODS[info.method].save(model, writing, info.base_id)
     if model.head is not None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}, writing / HEAD_FILE)
     tokenizer.save_pretrained(writing)
@@ -142,7 +141,7 @@ def read_info(folder: Path) -> ArtifactInfo:
     """
     tree = _read_tree(folder)
     found = tree.pop("format_version", None)
-    if found != FORMAT_VERSION:
+    if found not in READABLE_VERSIONS:
         raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads version {FORMAT_VERSION}. Fix: update veneer")
     files = tree.pop("files", None)
     if lacking := _REQUIRED - tree.keys():
@@ -170,16 +169,20 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     write_text(folder / INFO_FILE, _info_text(info, files))
 
 
-def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
+def load_artifact(
+    folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
+) -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
     Args:
         base: where the base is, if not where it was found in training.
         precision: auto | fp32 | bf16 | fp16.
+        base_precision: auto | nf4 | int8, if not the one of training.
 
     Raises:
         ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
         BaseError: the base cannot be found.
+        ConfigError: this machine does not have the precision, or its library.
     """
     info = read_info(folder)
     location = find_base(base or info.base)
@@ -191,13 +194,13 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
         )
     device = pick_device()
     chosen = choose_precision(precision, device)
-    adapter = _read_adapter(folder)
-    model = _build(info, location, chosen)
-    trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
-    if precision == "auto" and chosen.name != "fp32" and trains_base:
+    stored = _read_stored(folder, info.method)
+    bits: BasePrecision = base_precision or info.base_precision  # type: ignore[assignment]
+    model = _build(info, location, chosen, bits)
+    if precision == "auto" and chosen.name != "fp32" and stored.trains_base(model):
         chosen = Precision("fp32", "weights of the base were trained")
-        model = _build(info, location, chosen)
-    _fill(folder, model, adapter, f"{len(info.labels)} labels")
+        model = _build(info, location, chosen, bits)
+    _fill(folder, model, stored, f"{len(info.labels)} labels")
     model.to(device)
     own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
@@ -249,27 +252,19 @@ def _commit(writing: Path, folder: Path, names: list[str]) -> None:
     sync_folder(folder)
 
 
-def _bias_mode(model: Classifier, trained: set[str]) -> str:
-    modules = lora.trained_modules(model.network)
-    loose = {name.removeprefix("network.") for name in trained}
-    loose = {name for name in loose if not any(name.startswith(f"{module}.") for module in modules)}
-    if not loose:
-        return "none"
-    adapted = {f"{name}.bias" for name in lora.lora_layers(model.network)}
-    return "lora_only" if loose <= adapted else "all"
-
-
-def _read_adapter(folder: Path) -> lora.AdapterFile:
+def _read_stored(folder: Path, method: str) -> Stored:
     try:
-        return lora.read_adapter(folder)
+        return METHODS[method].read(folder)
     except LoraError as error:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: BasePrecision) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
-    model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=precision.dtype)
+    model = build_classifier(
+        location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision
+    )
     if model.plan == wanted:
         return model
     head = "its family's own head" if info.own_head else "a linear head"
@@ -279,10 +274,9 @@ def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> 
     )
 
 
-def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile, labels: str) -> None:
+def _fill(folder: Path, model: Classifier, stored: Stored, labels: str) -> None:
     try:
-        lora.apply_adapter(model.network, adapter)
-        share_inputs(model)
+        stored.fill(model)
         if model.head is not None:
             model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
@@ -302,13 +296,14 @@ def _read_tree(folder: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
     known = {field.name for field in fields(ArtifactInfo)} | {"format_version", "files"}
-    if tree.get("format_version") == FORMAT_VERSION and (unknown := tree.keys() - known):
+    if tree.get("format_version") in READABLE_VERSIONS and (unknown := tree.keys() - known):
         raise ArtifactError(f"{path} is damaged: unknown keys {', '.join(sorted(unknown))}")
     return tree
 
 
 def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
     """The keys of `veneer.json` whose values are not what veneer writes."""
+    method = METHODS.get(str(tree.get("method", "lora")))
     texts = ("base", "base_id", "base_fingerprint", "data_fingerprint", "precision")
     sound = {key: isinstance(tree[key], str) for key in texts}
     sound |= {
@@ -319,8 +314,10 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "pair": isinstance(tree["pair"], bool),
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
+        "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
-        "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
+        "method": method is not None,
+        "files": isinstance(files, dict) and (method is None or set(method.files) <= files.keys()),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
 

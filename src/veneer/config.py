@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,7 @@ from veneer.run_files import CONFIG_FILE
 Column = str | int
 Auto = Literal["auto"]
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
+MethodName = Literal["lora", "adalora", "ia3", "adapter", "prefix", "prompt", "bitfit", "head", "top_layers", "full"]
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
 ATTENTION_ONLY = "query_value"
@@ -37,6 +38,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora.target_modules": "auto",
         "training.weight_decay": 0.05,
     },
+}
+
+# What a method trains by where nobody says otherwise: what is right for an adapter would wreck a whole encoder, and a lone head
+# takes far larger steps. Values of the measurements in docs/methods.md.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adalora": {"training.learning_rate": 2e-3},
+    "adapter": {"training.learning_rate": 5e-4},
+    "ia3": {"training.learning_rate": 5e-3},
+    "prefix": {"training.learning_rate": 5e-3},
+    "prompt": {"training.learning_rate": 5e-2},
+    "bitfit": {"training.learning_rate": 1e-3},
+    "full": {"training.learning_rate": 5e-5},
+    "head": {"training.learning_rate": 1e-2},
+    "top_layers": {"training.learning_rate": 1e-4},
 }
 
 
@@ -84,8 +99,20 @@ class LoraSettings(Section):
     layers: Literal["all"] | list[int] = Field("all", description="layers to adapt, from 0: all, or a list")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases of the base are trained")
     scaling: Literal["standard", "rslora"] = Field("standard", description="s = alpha/r (standard) or alpha/sqrt(r) (rslora)")
+    init: Literal["standard", "pissa"] = Field(
+        "standard", description="standard (the update starts at zero) | pissa (from the weight's largest singular values)"
+    )
+    dora: bool = Field(False, description="train a length for each row of the adapted weights, too (DoRA)")
     train_top_layers: int = Field(0, ge=0, description="top layers of the base that are trained in full")
     train_embeddings: bool = Field(False, description="train the base's embeddings in full")
+
+
+class TuningSettings(Section):
+    """Shape of what the methods other than LoRA train."""
+
+    top_layers: int = Field(2, ge=1, description="last layers of the base that the method top_layers trains")
+    bottleneck: int = Field(64, ge=1, description="width of the narrow layer of the method adapter")
+    virtual_tokens: int = Field(10, ge=1, description="tokens that the methods prompt and prefix add to every text")
 
 
 class TrainingConfig(Section):
@@ -101,6 +128,9 @@ class TrainingConfig(Section):
         "auto", description="peak learning rate of the adapter; auto: 5e-4, or 1e-3 for fewer than 2,000 training texts"
     )
     head_learning_rate: float | None = Field(None, gt=0, description="peak learning rate of the head; learning_rate when null")
+    lora_plus_ratio: float | None = Field(
+        None, gt=0, description="learning rate of LoRA's B, as a multiple of A's (LoRA+ suggests 16); null for the same"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="course of the learning rate after warm-up")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
@@ -110,7 +140,10 @@ class TrainingConfig(Section):
     tokens_per_pass: int = Field(
         16384, ge=1, description="tokens of one forward pass; a larger batch is cut, with the same gradient"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision of the frozen base")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="precision the frozen base computes in")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw", description="adamw | adamw_8bit | paged_adamw_8bit: AdamW, its moments in float32 or in eight bits"
+    )
     class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(
         None,
         description="a weight a label, or balanced: n/(C·n_c) of n texts, n_c of them of the class; for multi-label "
@@ -166,9 +199,16 @@ class RunConfig(Section):
 
     base: str = Field("minilm", description="minilm, a folder, or a model id of the hub")
     task: Literal["auto", "single_label", "multi_label"] = Field("auto", description="auto | single_label | multi_label")
+    base_precision: Literal["auto", "nf4", "int8"] = Field(
+        "auto",
+        description="bits of the frozen base's linear layers: auto (as training.precision says) | nf4 | int8, computed in "
+        "training.precision",
+    )
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
+    method: MethodName = Field("lora", description="of fine-tuning: " + " | ".join(get_args(MethodName)))
     data: DataConfig = Field(default_factory=DataConfig)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     out: str | None = Field(None, description="run folder to write")
@@ -182,6 +222,7 @@ class RunConfig(Section):
 SHORT_FORMS: dict[str, str] = {
     "base": "base",
     "task": "task",
+    "base_precision": "base_precision",
     "pooling": "pooling",
     "train": "data.train",
     "dev": "data.dev",
@@ -211,7 +252,7 @@ SHORT_FORMS: dict[str, str] = {
 def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of a YAML file, or one made before, with `overrides` (dotted key -> value) laid over it.
 
-    A preset gives the values that nobody else sets; one among the overrides goes before what the source says.
+    A preset and a method give the values that nobody else sets; those among the overrides go before what the source says.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong; every problem is listed.
@@ -221,12 +262,11 @@ def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping
     else:
         tree, where = ({}, "") if source is None else (_read_yaml(Path(source)), f"{source}: ")
     overrides = dict(overrides or {})
-    preset = overrides.get("lora.preset")
-    for key, value in (PRESETS.get(preset, {}) if isinstance(preset, str) else {}).items():
+    for key, value in _given_by(METHOD_DEFAULTS, overrides.get("method")) + _given_by(PRESETS, overrides.get("lora.preset")):
         overrides.setdefault(key, value)
     for key, value in overrides.items():
         _put(tree, key, value)
-    _apply_preset(tree)
+    _apply_defaults(tree)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -344,10 +384,15 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _apply_preset(tree: dict[str, Any]) -> None:
+def _given_by(table: Mapping[str, Mapping[str, Any]], name: object) -> list[tuple[str, Any]]:
+    """The keys and values that a preset's or a method's name stands for; none for what is no name of the table."""
+    return list(table.get(name if isinstance(name, str) else "", {}).items())
+
+
+def _apply_defaults(tree: dict[str, Any]) -> None:
     lora = tree.get("lora")
     preset = lora.get("preset", "balanced") if isinstance(lora, dict) else "balanced"
-    for key, value in PRESETS.get(preset if isinstance(preset, str) else "", {}).items():
+    for key, value in _given_by(METHOD_DEFAULTS, tree.get("method")) + _given_by(PRESETS, preset):
         section, name = key.split(".")
         if tree.get(section) is None:
             tree[section] = {}

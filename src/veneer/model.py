@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -34,8 +35,9 @@ from veneer.errors import BaseError, LoraError
 from veneer.heads import OUTPUT_LAYERS, HeadPlan, head_modules, narrow_last_layer, own_head, plan_head, pool
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
-from veneer.lora.layer import Scaling
-from veneer.packing import Batch, PackedBatch
+from veneer.lora.layer import Scaling, shared_traits
+from veneer.packing import Batch, PackedBatch, Segments
+from veneer.quantise import BasePrecision, quantise
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
 ROWS_MULTIPLE = 32
@@ -55,6 +57,8 @@ class AdapterPlan:
     scaling: Scaling = "standard"
     train_top_layers: int = 0
     train_embeddings: bool = False
+    init: Literal["standard", "pissa"] = "standard"
+    dora: bool = False
 
     @property
     def trains_base(self) -> bool:
@@ -73,6 +77,7 @@ class Classifier(nn.Module):
         plan: which vector of a text is classified, and by what.
         padding_reason: why texts are padded, or None where they are packed.
         narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
+        virtual_tokens: ids beyond the vocabulary that every text is given, and that pooling leaves out; none with most methods.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
     """
@@ -95,6 +100,7 @@ class Classifier(nn.Module):
             module.float()
             # BERT's encoder calls its pooler by itself too, with hidden states in the base's precision
             module.register_forward_pre_hook(_in_float32)
+        self.virtual_tokens: tuple[int, ...] = ()
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
         takes = inspect.signature(self.encoder.forward).parameters
@@ -132,7 +138,18 @@ class Classifier(nn.Module):
     def pooled(self, batch: Batch) -> Tensor:
         """`[N, H]` float32, the vector that stands for each text."""
         hidden = self._hidden(batch)
-        return hidden.float() if self.narrowed_query else pool(hidden, batch.segments, self.plan.pooling)
+        if self.narrowed_query:
+            return hidden.float()
+        segments = batch.segments
+        if self.virtual_tokens:
+            hidden, segments = self._without_virtual(hidden, batch)
+        return pool(hidden, segments, self.plan.pooling)
+
+    def _without_virtual(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Segments]:
+        """The hidden states of the texts' own tokens, and where these then lie."""
+        ids = batch.ids if isinstance(batch, PackedBatch) else batch.ids[batch.mask.bool()]
+        lengths = [length - len(self.virtual_tokens) for length in batch.segments.lengths]
+        return hidden[ids < self.virtual_tokens[0]], Segments.of(lengths, hidden.device)
 
     def _hidden(self, batch: Batch) -> Tensor:
         """`[T, H]` hidden states, texts end to end, whichever way the base ran; `[N, H]` where the last layer is narrowed."""
@@ -151,6 +168,10 @@ class Classifier(nn.Module):
         """The texts of these `indices` as this model takes them, on its device."""
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
+        if self.virtual_tokens:  # behind the token that stands for the text
+            at = 0 if self.plan.pooling == "last" else 1
+            ids = [np.insert(text, at, self.virtual_tokens) for text in ids]
+            types = [np.insert(text, at, [text[0]] * len(self.virtual_tokens)) for text in types]
         if self.padding_reason is None:
             rows = sum(len(text) for text in ids)
             multiple = ROWS_MULTIPLE if rows >= LEAST_ROWS and self._prepares_products else 1
@@ -174,6 +195,11 @@ class Classifier(nn.Module):
         """Name -> parameter that is trained, in a fixed order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Paths in `network` of the family's head's modules, trained or not, all in float32; none where the head is ours."""
+        return tuple(self._heads)
+
     def head_parameters(self) -> set[str]:
         """Names of the head's trained parameters, a subset of `trainable`."""
         prefixes = ("head.", *(f"network.{name}." for name in self._heads))
@@ -185,17 +211,25 @@ def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def build_classifier(
-    base: BaseLocation, num_labels: int, *, pooling: str = "auto", dtype: torch.dtype = torch.float32, pack: bool = True
+    base: BaseLocation,
+    num_labels: int,
+    *,
+    pooling: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    base_precision: BasePrecision = "auto",
+    pack: bool = True,
 ) -> Classifier:
     """A classifier over `base`, its head freshly initialised by torch's generator, not yet adapted.
 
     Args:
         pooling: auto | cls | mean | last.
-        dtype: of the frozen base; the head is float32.
+        dtype: that the frozen base computes in; the head is float32.
+        base_precision: auto | nf4 | int8: fewer bits for the base's linear layers.
         pack: False to pad although the base could pack.
 
     Raises:
         BaseError: the base cannot be loaded, or cannot be pooled that way.
+        ConfigError: bitsandbytes is wanted and not there.
     """
     config, plan = _plan(base, pooling)
     padding_reason = packing_support(config) if pack else "padding was asked for"
@@ -207,6 +241,7 @@ def build_classifier(
     else:
         network, missing = load_encoder(base, dtype=dtype, attention=attention), ()
     network.requires_grad_(False)
+    quantise(network, base_precision, skip=head_modules(network) if plan.own else ())
     return Classifier(network, plan, num_labels, missing, padding_reason)
 
 
@@ -274,12 +309,7 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         LoraError: the plan fits no layer of the model.
     """
     network = model.network
-    family = model.config.get_text_config().model_type
-    targets = plan.target_modules
-    if targets == "auto":
-        targets = lora.default_targets(family)
-    elif targets == "query_value":
-        targets = lora.query_value_targets(family)
+    targets = family_targets(model, plan.target_modules)
     trained = list(model.trained_heads)
     trained += lora.top_layers(network, plan.train_top_layers)
     trained += lora.embedding_modules(network) if plan.train_embeddings else ()
@@ -293,6 +323,12 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         layers=plan.layers,
         exclude=trained,
     )
+    if plan.init == "pissa":
+        lora.start_pissa(network)
+    if plan.dora:
+        lora.start_dora(network)
+    if plan.trains_base and lora.frozen_elements(network):
+        raise LoraError("weights of a base in fewer bits cannot be trained. Fix: base_precision: auto")
     if plan.trains_base and next(model.encoder.parameters()).dtype != torch.float32:
         raise LoraError("training weights of the base needs them in float32. Fix: training.precision: fp32")
     lora.mark_only_lora_as_trainable(network, plan.bias)
@@ -302,14 +338,16 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     return names
 
 
-def train_head_only(model: Classifier) -> None:
-    """Instead of `adapt`: train the head, and what of it the base did not supply, over the base as it is."""
-    lora.unfreeze(model.network, model.trained_heads)
+def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Sequence[str]:
+    """`auto` and `query_value` as the names that the model's family has for them; anything else as it is.
 
-
-def train_everything(model: Classifier) -> None:
-    """Instead of `adapt`: train the base's own weights and the head, all in float32."""
-    model.requires_grad_(True)
+    Raises:
+        LoraError: the family is not known.
+    """
+    family = model.config.get_text_config().model_type
+    if targets == "auto":
+        return lora.default_targets(family)
+    return lora.query_value_targets(family) if targets == "query_value" else targets
 
 
 def checkpoint_activations(model: Classifier) -> None:
@@ -329,7 +367,24 @@ def checkpoint_activations(model: Classifier) -> None:
 
 
 def share_inputs(model: Classifier) -> None:
-    """Let adapted layers that read the same input (query, key and value) read it once."""
+    """Let adapted layers that read the same input (query, key and value) and are alike read it once."""
     layers = lora.lora_layers(model.network)
     for group in lora.shared_input_groups(name for name in layers if name != model.narrowed_query):
-        lora.SharedInput([layers[name] for name in group])
+        alike: dict[tuple[object, ...], list[lora.LoraLinear]] = {}
+        for name in group:
+            alike.setdefault(shared_traits(layers[name]), []).append(layers[name])
+        for same in alike.values():
+            if len(same) > 1:
+                lora.SharedInput(same)
+
+
+def replace_adapter(model: Classifier, adapter: lora.AdapterFile) -> None:
+    """Put another adapter, with what it trains of the base's network, in the place of the model's.
+
+    Raises:
+        LoraError: it does not fit the network.
+    """
+    lora.remove_lora(model.network)
+    lora.apply_adapter(model.network, adapter)
+    share_inputs(model)
+    model.train(model.training)

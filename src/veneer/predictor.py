@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer import lora
 from veneer.artifact import ArtifactInfo, Loaded, load_artifact
 from veneer.data import encode
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
+from veneer.methods import METHODS
+from veneer.quantise import BasePrecision
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 
@@ -66,9 +67,16 @@ class Predictor:
         return self._loaded
 
     def merge(self) -> Predictor:
-        """Add the adapter's update to the base's weights, for speed; probabilities move by rounding only."""
+        """Put what was learned into the base's weights, for speed; probabilities move by rounding only.
+
+        Raises:
+            InputError: the run's method cannot be merged.
+        """
+        method = METHODS[self.info.method]
+        if method.merge is None:
+            raise InputError(f"this model cannot be merged: the method {method.name} {method.unmergeable}")
         with self._model_in_use:
-            lora.merge_lora(self._loaded.model.network)
+            method.merge(self._loaded.model)
         return self
 
     def logits(
@@ -137,15 +145,18 @@ def _chosen(names: Sequence[str], probabilities: list[float], flags: list[bool])
     return tuple(names[i] for i in sorted(chosen, key=lambda i: -probabilities[i]))
 
 
-def load(folder: str | Path, *, base: str | None = None, precision: str = "auto") -> Predictor:
+def load(
+    folder: str | Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
+) -> Predictor:
     """The classifier of a run folder.
 
     Args:
         base: where the base is, if not where it was found in training.
-        precision: auto | fp32 | bf16 | fp16.
+        precision: auto | fp32 | bf16 | fp16, that the base computes in.
+        base_precision: auto | nf4 | int8, bits of the base's linear layers, if not those of training.
 
     Raises:
         ArtifactError: the folder is missing, damaged, of another format version, or made for another base.
         BaseError: the base cannot be found.
     """
-    return Predictor(load_artifact(Path(folder), base=base, precision=precision))
+    return Predictor(load_artifact(Path(folder), base=base, precision=precision, base_precision=base_precision))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "predict_speed", "train_cuda", "train_speed"]
+SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "methods", "predict_speed", "train_cuda", "train_speed"]
 
 Base = Callable[..., Path]
 Load = Callable[[str], Any]
@@ -194,3 +194,22 @@ def test_all_ways_to_predict_label_alike(load: Load, monkeypatch: pytest.MonkeyP
     for name, (way, arguments) in ways.items():
         work, _ = module.build_predictor(texts, tmp_path, way, arguments)
         assert work(seed=0)["agreement"] >= 0.75, name  # bf16 may decide a near tie otherwise
+
+
+def test_methods_trains_each_once_and_compares_lora_with_full(
+    load: Load, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    module = load("methods")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]))  # of the new processes
+    flags = ["--data", "demo", "--methods", "lora", "full", "--rows", 60, "--epochs", 1, "--base", tiny_base(), "--out", tmp_path]
+    start(module, monkeypatch, *flags)
+    first = capsys.readouterr()
+    assert "paired 95 % interval" in first.out
+    assert {row.split("|")[1].strip() for row in first.out.splitlines() if row.startswith("| ")} >= {"lora", "full"}
+    kept = json.loads((tmp_path / "demo-full.json").read_text(encoding="utf-8"))
+    assert kept["parameters"] > json.loads((tmp_path / "demo-lora.json").read_text(encoding="utf-8"))["parameters"]
+    assert kept["stored_bytes"] >= 4 * kept["parameters"]
+    assert kept["training_peak_bytes"] > 0
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("a method that is there is trained again"))
+    start(module, monkeypatch, *flags)
+    assert capsys.readouterr().out.splitlines()[5:] == first.out.splitlines()[5:]

@@ -24,6 +24,8 @@ from veneer.lora import (
     lora_state_dict,
     mark_only_lora_as_trainable,
     read_adapter,
+    start_dora,
+    start_pissa,
     top_layers,
     unfreeze,
     write_adapter,
@@ -36,6 +38,7 @@ IDS = torch.tensor([[5, 9, 11, 12, 30, 41], [7, 8, 60, 61, 13, 14]])
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 Base = Callable[..., Path]
+Start = Callable[[nn.Module], None]
 
 
 def load(folder: Path, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -59,11 +62,15 @@ def logits(model: nn.Module) -> Tensor:
         return model(input_ids=IDS).logits
 
 
-def ours(folder: Path, family: str, *, bias: str = "none", full: tuple[str, ...] = (), **lora: object) -> nn.Module:
+def ours(
+    folder: Path, family: str, *, bias: str = "none", full: tuple[str, ...] = (), start: Start | None = None, **lora: object
+) -> nn.Module:
     model, missing = load(folder, seed=1)
     modules = (*missing, *full)
     settings = {"rank": 4, "alpha": 6.0} | lora
     apply_lora(model, default_targets(family), exclude=modules, **settings)  # type: ignore[arg-type]
+    if start is not None:
+        start(model)
     mark_only_lora_as_trainable(model, bias)  # type: ignore[arg-type]
     unfreeze(model, modules)
     scatter(model)
@@ -93,6 +100,38 @@ def test_our_adapter_in_peft(family: str, tiny_base: Base, tmp_path: Path) -> No
     model = ours(tiny_base(family), family)
     save(model, tmp_path)
     assert_same_in_peft(model, tiny_base(family), tmp_path)
+
+
+@pytest.mark.parametrize("start", [start_dora, start_pissa])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen2"])
+def test_our_dora_and_pissa_in_peft(family: str, start: Start, tiny_base: Base, tmp_path: Path) -> None:
+    """PiSSA's over the base as it is, which is where PEFT loads it."""
+    model = ours(tiny_base(family), family, start=start, scaling="standard" if family == "bert" else "rslora")
+    save(model, tmp_path)
+    assert_same_in_peft(model, tiny_base(family), tmp_path)
+    again, _ = load(tiny_base(family), seed=3)
+    apply_adapter(again, read_adapter(tmp_path))
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen2"])
+def test_peft_dora_in_ours(family: str, tiny_base: Base, tmp_path: Path) -> None:
+    base, missing = load(tiny_base(family), seed=1)
+    heads = [name for name in missing if not name.startswith(("classifier", "score"))]
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        use_dora=True,
+        target_modules=list(default_targets(family)),
+        modules_to_save=heads,
+        fan_in_fan_out=family == "gpt2",
+    )
+    theirs = get_peft_model(base, config)
+    scatter(theirs)
+    theirs.eval().save_pretrained(tmp_path)
+    model, _ = load(tiny_base(family), seed=2)
+    apply_adapter(model, read_adapter(tmp_path))
+    torch.testing.assert_close(logits(model), logits(theirs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,6 +183,34 @@ def test_scaling_and_chosen_layers(family: str, tiny_base: Base, tmp_path: Path)
     assert all(".1." in name for name in lora_layers(model))
     save(model, tmp_path)
     assert_same_in_peft(model, tiny_base(family), tmp_path)
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen2", "gpt2"])
+def test_ranks_and_alphas_of_single_layers(family: str, tiny_base: Base, tmp_path: Path) -> None:
+    names = list(lora_layers(ours(tiny_base(family), family)))
+    ranks, alphas = {names[0]: 1, names[-1]: 6}, {names[-1]: 2.5, names[1]: 7.0}
+    model = ours(tiny_base(family), family, ranks=ranks, alphas=alphas)
+    save(model, tmp_path)
+    assert_same_in_peft(model, tiny_base(family), tmp_path)
+    reloaded, _ = load(tiny_base(family), seed=3)
+    apply_adapter(reloaded, read_adapter(tmp_path / "again"))
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_patterns_by_name_mean_what_they_mean_in_peft(tiny_base: Base, tmp_path: Path) -> None:
+    base, _ = load(tiny_base("bert"), seed=1)
+    patterns = {
+        "rank_pattern": {"query": 2, "1.output.dense": 5},
+        "alpha_pattern": {"attention.output.dense": 9, "^bert.encoder.layer.0.output.dense": 3},
+    }
+    config = LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=6, target_modules=list(default_targets("bert")), **patterns)
+    theirs = get_peft_model(base, config)
+    scatter(theirs)
+    theirs.eval().save_pretrained(tmp_path)
+    model, _ = load(tiny_base("bert"), seed=2)
+    apply_adapter(model, read_adapter(tmp_path))
+    torch.testing.assert_close(logits(model), logits(theirs), rtol=1e-5, atol=1e-6)
+    assert {layer.rank for layer in lora_layers(model).values()} == {2, 4, 5}
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "qwen2"])

@@ -40,6 +40,16 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (1, 3, 5, 9),
         {"training__gradient_accumulation": 3, "lora__dropout": 0.2, "training__epochs": 3, "training__schedule": "cosine"},
     ),
+    "over four bits, the optimiser's moments in eight": (
+        "qwen2",
+        (2, 13),
+        {
+            "base_precision": "nf4",
+            "training__optimizer": "adamw_8bit",
+            "lora__rank": 128,  # matrices of 4,096 numbers: of fewer ones the moments stay in float32
+            "training__gradient_checkpointing": True,
+        },
+    ),
     "stopped early, the best adapter before the checkpoint, weights of the base": (
         "gpt2",
         (3, 7, 9),
@@ -60,6 +70,8 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     name: str, tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, stops, changes = RUNS[name]
+    if "base_precision" in changes:
+        pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
     config = toy_config(tmp_path, tiny_base(family), **changes)
     report = run(config).report["training"]
     if "training__patience" in changes:

@@ -17,16 +17,21 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from veneer.errors import LoraError
 from veneer.lora import (
+    AdapterFile,
     adapter_settings,
     apply_adapter,
     apply_lora,
+    combine_adapters,
+    cut_ranks,
     lora_state_dict,
     mark_only_lora_as_trainable,
     read_adapter,
+    start_dora,
     unfreeze,
     write_adapter,
 )
-from veneer.lora.peft_format import CONFIG_FILE, HARMLESS_FIELDS, HONOURED_FIELDS, PICKLE_FILE, REFUSED_FIELDS, TENSOR_FILE
+from veneer.lora.peft_fields import HARMLESS_FIELDS, HONOURED_FIELDS, REFUSED_FIELDS
+from veneer.lora.peft_format import CONFIG_FILE, PICKLE_FILE, TENSOR_FILE
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20}
 QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
@@ -102,9 +107,6 @@ def test_the_defaults_of_peft_are_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("use_dora", True),
-        ("alpha_pattern", {"query": 3}),
-        ("rank_pattern", {"query": 3}),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [1]),
         ("target_parameters", ["x.weight"]),
@@ -163,12 +165,19 @@ def test_initial_values_that_leave_the_base(folder: Path, initial: object) -> No
         ("bias", "some"),
         ("bias", ["all"]),
         ("use_rslora", "yes"),
+        ("use_dora", "yes"),
         ("target_modules", {"query": 1}),
         ("target_modules", [1]),
         ("modules_to_save", "classifier"),
         ("modules_to_save", [["classifier"]]),
         ("modules_to_save", [""]),
         ("base_model_name_or_path", 3),
+        ("rank_pattern", {"query": 0}),
+        ("rank_pattern", {"query": "3"}),
+        ("rank_pattern", ["query"]),
+        pytest.param("rank_pattern", {"(q+)+uery": 2}, id="rank_pattern-expression"),
+        ("alpha_pattern", {"query": 0}),
+        ("alpha_pattern", {"": 1.0}),
     ],
 )
 def test_values_of_the_wrong_kind(folder: Path, field: str, value: object) -> None:
@@ -177,8 +186,36 @@ def test_values_of_the_wrong_kind(folder: Path, field: str, value: object) -> No
         read_adapter(folder)
 
 
+def test_the_lengths_of_dora_want_use_dora(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"query": nn.Linear(4, 4)})
+    apply_lora(model, ["query"], rank=2, alpha=4.0)
+    start_dora(model)
+    mark_only_lora_as_trainable(model)
+    settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")
+    write_adapter(tmp_path, lora_state_dict(model), settings)
+    assert read_adapter(tmp_path).settings.dora
+    for refused in (cut_ranks_of, summed):
+        with pytest.raises(LoraError, match="DoRA's lengths"):
+            refused(read_adapter(tmp_path))
+    change(tmp_path, use_dora=False)
+    with pytest.raises(LoraError, match=r"unexpected: .*lora_magnitude_vector"):
+        read_adapter(tmp_path)
+    change(tmp_path, use_dora=True)
+    change_tensors(tmp_path, lambda tensors: without(tensors, "base_model.model.query.lora_magnitude_vector"))
+    with pytest.raises(LoraError, match=r"missing: query\.lora_magnitude"):
+        read_adapter(tmp_path)
+
+
+def cut_ranks_of(adapter: AdapterFile) -> AdapterFile:
+    return cut_ranks(adapter, {}, {"query": 1})
+
+
+def summed(adapter: AdapterFile) -> AdapterFile:
+    return combine_adapters([adapter], [1.0])
+
+
 def test_all_problems_at_once(folder: Path) -> None:
-    change(folder, use_dora=True, r=-1, tomorrow="x")
+    change(folder, use_qalora=True, r=-1, tomorrow="x")
     with pytest.raises(LoraError) as caught:
         read_adapter(folder)
     assert len(str(caught.value).splitlines()) == 4
@@ -267,6 +304,35 @@ def test_a_huge_rank_costs_nothing(folder: Path) -> None:
         read_adapter(folder)
 
 
+def test_a_rank_of_its_own_that_its_tensors_do_not_have(folder: Path) -> None:
+    change(folder, rank_pattern={r"^bert\.encoder\.layer\.0\.attention\.self\.query": 3})
+    with pytest.raises(LoraError, match=r"query.lora_A has the shape \(2, 16\), which is not of rank 3"):
+        read_adapter(folder)
+
+
+def test_only_what_differs_is_written_as_a_pattern(tmp_path: Path) -> None:
+    model, query = bert(), QUERY.removeprefix("base_model.model.")
+    apply_lora(model, ["query", "value"], rank=2, alpha=4.0, ranks={query: 5}, alphas={query: 2.5})
+    mark_only_lora_as_trainable(model)
+    unfreeze(model, ["classifier"])
+    save(model, tmp_path)
+    fields = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert (fields["r"], fields["rank_pattern"]) == (2, {query: 5})
+    assert (fields["lora_alpha"], fields["alpha_pattern"]) == (4, {query: 2.5})
+
+
+def test_paths_that_peft_would_confuse_are_not_written(tmp_path: Path) -> None:
+    def inner() -> nn.ModuleDict:
+        return nn.ModuleDict({"query": nn.Linear(4, 4)})
+
+    model = nn.ModuleDict({"a": inner(), "b": nn.ModuleDict({"a": inner()}), "c": inner()})
+    apply_lora(model, ["query"], rank=2, alpha=4.0, ranks={"a.query": 1})
+    mark_only_lora_as_trainable(model)
+    settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")
+    with pytest.raises(LoraError, match=r"another layer for b\.a\.query"):
+        write_adapter(tmp_path, lora_state_dict(model), settings)
+
+
 def test_a_module_to_save_without_its_tensors(folder: Path) -> None:
     change(folder, modules_to_save=["bert.pooler"])
     with pytest.raises(LoraError, match=r"no tensors for 'bert.pooler' of modules_to_save"):
@@ -313,7 +379,7 @@ def test_settings_that_the_format_cannot_hold() -> None:
         return adapter_settings(model, bias="none", base=None, task_type="SEQ_CLS")
 
     mixed = adapted()
-    mixed.bert.encoder.layer[0].attention.self.query.alpha = 1.0
+    mixed.bert.encoder.layer[0].attention.self.query.dropout = 0.5
     with pytest.raises(LoraError, match="2 combinations"):
         settings(mixed)
     partly = adapted()

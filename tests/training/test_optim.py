@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from veneer.bases import find_base
+from veneer.errors import ConfigError
 from veneer.model import AdapterPlan, Classifier, adapt, build_classifier
-from veneer.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from veneer.training.optim import (
+    build_optimizer,
+    check_optimizer,
+    learning_rate_factor,
+    moments,
+    restore_moments,
+    set_learning_rate,
+)
 
 
 @pytest.fixture
@@ -73,3 +84,61 @@ def test_matrices_decay_and_biases_do_not(model: Classifier) -> None:
     assert any(name.endswith("bias") for name in names)
     for name, parameter in names.items():
         assert decays[id(parameter)] == (0.0 if name.endswith("bias") else 0.1), name
+
+
+class TestMomentsInEightBits:
+    @pytest.fixture(autouse=True)
+    def _library(self) -> None:
+        pytest.importorskip("bitsandbytes", reason="the optimisers in eight bits come with the extra 'qlora'")
+
+    def test_they_are_restored_to_the_bit(self, tiny_base: Callable[..., Path]) -> None:
+        """A parameter of 4,096 numbers has moments in eight bits, a smaller one in float32."""
+        first, second = (self.model(tiny_base) for _ in range(2))
+        ours, theirs = (build_optimizer(model, 1e-2, None, 0.1, "adamw_8bit") for model in (first, second))
+        self.step(first, ours, seed=1)
+        kinds = {moments(ours, parameter)["state1"].dtype for parameter in first.trainable().values()}
+        assert kinds == {torch.uint8, torch.float32}
+        for name, parameter in second.trainable().items():
+            parameter.data.copy_(first.trainable()[name])
+        names = dict(second.trainable())
+        restore_moments(
+            theirs, {names[name]: copy.deepcopy(moments(ours, parameter)) for name, parameter in first.trainable().items()}
+        )
+        for seed in (2, 3):
+            self.step(first, ours, seed)
+            self.step(second, theirs, seed)
+        for name, parameter in first.trainable().items():
+            assert torch.equal(parameter, names[name]), name
+
+    def test_it_learns_as_in_float32(self, tiny_base: Callable[..., Path]) -> None:
+        plain, eight = self.model(tiny_base), self.model(tiny_base)
+        before = {name: parameter.clone() for name, parameter in plain.trainable().items()}
+        for model, name in ((plain, "adamw"), (eight, "adamw_8bit")):
+            optimizer = build_optimizer(model, 1e-2, None, 0.1, name)  # type: ignore[arg-type]
+            for seed in range(5):
+                self.step(model, optimizer, seed)
+        for name, parameter in plain.trainable().items():
+            moved = (parameter - before[name]).norm()
+            assert (eight.trainable()[name] - parameter).norm() < 0.1 * moved, name
+
+    def test_paging_needs_a_gpu(self) -> None:
+        with pytest.raises(ConfigError, match=r"paged_adamw_8bit pages .* no GPU\. Fix: adamw_8bit"):
+            check_optimizer("paged_adamw_8bit", torch.device("cpu"))
+
+    def model(self, tiny_base: Callable[..., Path]) -> Classifier:
+        torch.manual_seed(0)
+        model = build_classifier(find_base(str(tiny_base("bert"))), 2)
+        adapt(model, AdapterPlan(rank=128))
+        return model
+
+    def step(self, model: Classifier, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.trainable().values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"training\.optimizer: adamw_8bit needs bitsandbytes .*'veneer\[qlora\]'"):
+        check_optimizer("adamw_8bit", torch.device("cpu"))

@@ -104,13 +104,13 @@ def test_embeddings_are_those_of_the_frozen_base(tmp_path: Path, tiny_base: Base
 def test_the_head_alone_leaves_the_base_as_it_is(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """The family's own head is trained where the base did not supply it; full fine-tuning moves the base."""
     made = []
-    fresh = rivals._fresh
+    make = rivals.make_model
 
-    def kept(ground: Ground, precision: Any) -> Any:
-        made.append(fresh(ground, precision))
+    def kept(*given: Any) -> Any:
+        made.append(make(*given))
         return made[-1]
 
-    monkeypatch.setattr(rivals, "_fresh", kept)
+    monkeypatch.setattr(rivals, "make_model", kept)
     ground = ground_of(tmp_path, tiny_base(), pooling="cls")
     before = {name: tensor.clone() for name, tensor in build_classifier(ground.base, 2, pooling="cls").state_dict().items()}
     head_contender(ground, quiet())

@@ -42,6 +42,7 @@ Encoding = Annotated[str | None, _flag("encoding", _DATA, "NAME")]
 
 Base = Annotated[str | None, _flag("base", _MODEL, "BASE")]
 Task = Annotated[str | None, _flag("task", _MODEL, "NAME")]
+BasePrecision = Annotated[str | None, _flag("base_precision", _MODEL, "NAME")]
 Pooling = Annotated[str | None, _flag("pooling", _MODEL, "NAME")]
 Preset = Annotated[str | None, _flag("preset", _MODEL, "NAME")]
 Rank = Annotated[int | None, _flag("rank", _MODEL, "N")]

@@ -37,7 +37,7 @@ def inspect(
     ] = False,
     json: flags.Json = False,
 ) -> None:
-    """Show the layers LoRA would touch and count parameters, from the base's configuration alone."""
+    """Show the layers a method would touch and count parameters, from the base's configuration alone."""
     model = _model(what, labels, flags.overrides_of(context.params, settings))
     if json:
         print_json(_document(model, parameters))
@@ -51,7 +51,8 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config
     from veneer.config import load_config
-    from veneer.model import AdapterPlan, adapt, skeleton
+    from veneer.model import skeleton
+    from veneer.training.setup import method_of, method_plan
 
     if is_run(Path(what)):
         info = read_info(Path(what))
@@ -61,7 +62,7 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
         config = load_config(None, overrides)
         base = what
     model = skeleton(find_base(base, weights=False), labels or 2, pooling=config.pooling)
-    adapt(model, AdapterPlan(**config.lora.model_dump(exclude={"preset"})))
+    method_of(config).apply(model, method_plan(config))
     return model
 
 
@@ -95,12 +96,14 @@ def _show(console: Console, model: Classifier, parameters: bool) -> None:
             table.add_row(row.name.removeprefix("network."), " × ".join(map(str, row.shape)), state)
         console.print(table)
         console.print()
+    layers = adapted_layers(model.network)
     table = _table("Adapted layers", "layer", "in → out", ">rank", ">parameters")
-    for name, rows in _alike(adapted_layers(model.network)):
+    for name, rows in _alike(layers):
         total = sum(row.parameters for row in rows)
         table.add_row(Text(name), f"{rows[0].in_features} → {rows[0].out_features}", str(rows[0].rank), f"{total:,}")
-    console.print(table)
-    console.print()
+    if layers:
+        console.print(table)
+        console.print()
     console.print(_counts(model))
 
 
@@ -109,7 +112,8 @@ def _counts(model: Classifier) -> Table:
 
     counts = count_parameters(model)
     table = _table("Counts", "", ">parameters", ">of all")
-    table.add_row("LoRA", f"{counts.lora:,}", f"{counts.lora / counts.total:.2%}")
+    if counts.lora:
+        table.add_row("LoRA", f"{counts.lora:,}", f"{counts.lora / counts.total:.2%}")
     table.add_row("trained", f"{counts.trainable:,}", f"{counts.trainable / counts.total:.2%}")
     table.add_row("all", f"{counts.total:,}", "")
     peft = (f"{counts.peft_trainable:,}", f"{counts.peft_trainable / counts.peft_total:.2%}")

@@ -31,6 +31,7 @@ def train(
     max_length: flags.MaxLength = None,
     encoding: flags.Encoding = None,
     base: flags.Base = None,
+    base_precision: flags.BasePrecision = None,
     task: flags.Task = None,
     pooling: flags.Pooling = None,
     preset: flags.Preset = None,

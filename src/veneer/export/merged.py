@@ -1,4 +1,4 @@
-"""A run as a plain transformers checkpoint: the adapter added to the base's weights, nothing of ours needed to load it.
+"""A run as a plain transformers checkpoint: what was trained put into the base's weights, nothing of ours needed to load it.
 
 Where the run's head is the family's own, `AutoModelForSequenceClassification` loads the folder whole. A mean-pooled run has a
 head no family class can hold: its folder is an encoder with sentence-transformers' pooling files and `head.safetensors`, and
@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from veneer import lora
 from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact
 from veneer.bases import BaseLocation, encoder_options, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
 from veneer.inference import compute_logits
+from veneer.methods import METHODS
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 CALIBRATION_FILE = "calibration.json"
@@ -71,12 +71,15 @@ def merge_run(folder: Path, out: Path, *, base: str | None = None) -> MergeRepor
         base: where the base is, if not where training found it.
 
     Raises:
-        InputError: `out` exists, or the run cannot be loaded.
+        InputError: `out` exists, the run cannot be loaded, or its method cannot be merged.
         VerificationError: the checkpoint does not give the run's logits.
     """
     if out.exists():
         raise InputError(f"{out} exists, and nothing is overwritten. Fix: another --out")
     loaded = load_artifact(folder, base=base, precision="fp32")
+    method = METHODS[loaded.info.method]
+    if method.merge is None:
+        raise InputError(f"{folder} cannot be merged: the method {method.name} {method.unmergeable}. Fix: use the run as it is")
     before = _run_logits(loaded)
     writing = out.parent / f".{out.name}.writing"
     shutil.rmtree(writing, ignore_errors=True)
@@ -104,7 +107,8 @@ def _pairs(info: ArtifactInfo) -> Sequence[str] | None:
 
 def _write(folder: Path, loaded: Loaded) -> None:
     model, info = loaded.model, loaded.info
-    lora.remove_lora(model.network, keep_update=True)
+    if (merge := METHODS[info.method].merge) is not None:
+        merge(model)
     config: Any = model.config
     config.id2label = dict(enumerate(info.labels))
     config.label2id = {label: i for i, label in enumerate(info.labels)}
@@ -204,7 +208,9 @@ def _readme(info: ArtifactInfo, options: Mapping[str, bool]) -> str:
         body = "import json\nfrom pathlib import Path\n\n" + body.replace("TEXTS", f"{reading}\nTEXTS")
     code = body.replace("TEXTS", texts).replace("ARGUMENTS", arguments).replace("CHANCES", chances)
     decision = _decision(calibration, multi_label)
-    return _README.format(base=info.base_id, code=code, decision=decision, batch=batch, labels=", ".join(info.labels))
+    return _README.format(
+        base=info.base_id, method=info.method, code=code, decision=decision, batch=batch, labels=", ".join(info.labels)
+    )
 
 
 def _scaling(calibration: Calibration) -> str:
@@ -239,7 +245,7 @@ def _decision(calibration: Calibration, multi_label: bool) -> str:
 
 _README = """# A text classifier
 
-A LoRA adapter merged into `{base}` by veneer. Labels: {labels}. From this folder:
+`{base}` fine-tuned by veneer ({method}). Labels: {labels}. From this folder:
 
 ```python
 {code}```

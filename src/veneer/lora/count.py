@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from veneer.lora.freeze import trained_modules
+from veneer.lora.frozen import frozen_elements
 from veneer.lora.inject import lora_layers
+from veneer.lora.layer import LoraLinear
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One adapted layer; `parameters` are those of its two LoRA matrices."""
+    """One adapted layer; `parameters` are those of its two LoRA matrices, and of DoRA's lengths."""
 
     name: str
     in_features: int
@@ -53,7 +55,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters of a model, in our way and in PEFT's."""
     parameters = list(model.parameters())
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
+    total = sum(parameter.numel() for parameter in parameters) + frozen_elements(model)
     copied = sum(parameter.numel() for name in trained_modules(model) for parameter in model.get_submodule(name).parameters())
     lora = sum(row.parameters for row in adapted_layers(model))
     return ParameterCounts(lora, trainable, total, peft_trainable=trainable, peft_total=total + copied)
@@ -62,9 +64,14 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 def adapted_layers(model: nn.Module) -> list[LayerRow]:
     """A row a LoRA layer, in the model's order."""
     return [
-        LayerRow(name, layer.in_features, layer.out_features, layer.rank, layer.lora_A.numel() + layer.lora_B.numel())
+        LayerRow(name, layer.in_features, layer.out_features, layer.rank, _trained_of(layer))
         for name, layer in lora_layers(model).items()
     ]
+
+
+def _trained_of(layer: LoraLinear) -> int:
+    magnitude = 0 if layer.lora_magnitude is None else layer.lora_magnitude.numel()
+    return layer.lora_A.numel() + layer.lora_B.numel() + magnitude
 
 
 def parameter_rows(model: nn.Module) -> list[ParameterRow]:

@@ -31,6 +31,8 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
     for layer in layers.values():
         layer.lora_A.requires_grad_(True)
         layer.lora_B.requires_grad_(True)
+        if layer.lora_magnitude is not None:
+            layer.lora_magnitude.requires_grad_(True)
     names = bias_names(model, bias)
     for name, parameter in model.named_parameters():
         if name in names:

@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from veneer.lora.frozen import FrozenWeight, dense
+
 
 @dataclass(frozen=True)
 class Factors:
     """The tensors of one adapted layer.
 
     Attributes:
-        weight: `[out, in]`, or `[in, out]` where `transposed`.
+        weight: `[out, in]`, or `[in, out]` where `transposed`; a frozen one is made dense for each product.
         bias: `[out]` or None.
         a: `[r, in]`.
         b: `[out, r]`.
         scale: s of the update.
     """
 
-    weight: Tensor
+    weight: Tensor | FrozenWeight
     bias: Tensor | None
     a: Tensor
     b: Tensor
@@ -42,8 +44,8 @@ class Factors:
 
 def plain_lora_linear(x: Tensor, layer: Factors, mask: Tensor | None) -> Tensor:
     """`W x + b + s·B(A·(x∘mask))` by plain autograd: what the fused functions must equal. `x` is `[T, in]`."""
-    weight = layer.weight.t() if layer.transposed else layer.weight
-    base = torch.nn.functional.linear(x, weight, layer.bias)
+    weight = dense(layer.weight)
+    base = torch.nn.functional.linear(x, weight.t() if layer.transposed else weight, layer.bias)
     dropped = x if mask is None else x * mask
     return base + (dropped @ layer.a.to(x.dtype).t()) @ layer.b.to(x.dtype).t() * layer.scale
 
@@ -55,7 +57,7 @@ def lora_linear_group(x: Tensor, layers: tuple[Factors, ...], mask: Tensor | Non
     """
     first = layers[0]
     shape = _Shape(len(layers), first.a.shape[0], first.scale, first.transposed)
-    flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
+    flat = [part for layer in layers for part in (layer.weight, layer.bias, layer.a, layer.b)]
     outputs: tuple[Tensor, ...] = _FusedGroup.apply(x, mask, shape, *flat)  # type: ignore[no-untyped-call]
     return outputs
 
@@ -77,7 +79,7 @@ class _FusedGroup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor | None, shape: _Shape, *flat: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, shape: _Shape, *flat: Any) -> tuple[Tensor, ...]:
         weights, biases, a, b = (flat[part::4] for part in range(4))
         down = _joined(a).mul(shape.scale).to(x.dtype)  # s·A, [Σr, in]
         dropped = x if mask is None else x * mask
@@ -85,12 +87,14 @@ class _FusedGroup(torch.autograd.Function):
         ups = [one.to(x.dtype) for one in b if one is not None]
         outputs = []
         for weight, bias, up, one_low in zip(weights, biases, ups, _columns(low, shape), strict=True):
-            y = torch.nn.functional.linear(x, weight.t() if shape.transposed else weight, bias)  # type: ignore[union-attr, arg-type]
+            plain = dense(weight)
+            y = torch.nn.functional.linear(x, plain.t() if shape.transposed else plain, bias)
             outputs.append(y.addmm_(one_low, up.t()))
         trains_base = any(ctx.needs_input_grad[3::4])
         # `dropped` is kept rather than made again: nothing else keeps x, and the mask is a view of the bank
-        ctx.save_for_backward(x if trains_base else None, dropped, mask, down, low, *weights, *ups)
-        ctx.shape = shape
+        tensors = [weight if isinstance(weight, Tensor) else None for weight in weights]
+        ctx.save_for_backward(x if trains_base else None, dropped, mask, down, low, *tensors, *ups)
+        ctx.shape, ctx.weights = shape, [None if isinstance(weight, Tensor) else weight for weight in weights]
         return tuple(outputs)
 
     @staticmethod
@@ -98,14 +102,15 @@ class _FusedGroup(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         shape: _Shape = ctx.shape
         x, dropped, mask, down, low, *rest = ctx.saved_tensors
-        weights, ups = rest[: shape.count], rest[shape.count :]
+        weights = [tensor if frozen is None else frozen for tensor, frozen in zip(rest, ctx.weights, strict=False)]
+        ups = rest[shape.count :]
         wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         flat: list[Tensor | None] = [None] * len(wanted)
         grad_lows, grad_x = [], None
         for number, (grad, weight, up, one_low) in enumerate(zip(grads, weights, ups, _columns(low, shape), strict=True)):
             grad_lows.append(grad @ up)
-            plain = weight.t() if shape.transposed else weight
             if wants_x:
+                plain = dense(weight).t() if shape.transposed else dense(weight)
                 grad_x = grad @ plain if grad_x is None else grad_x.addmm_(grad, plain)
             place = 4 * number
             flat[place + 3] = _as_trained((one_low.t() @ grad).t())

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal
 
 from torch import nn
 
 from veneer.errors import LoraError
+from veneer.lora.frozen import FrozenLinear
 from veneer.lora.layer import LoraLinear, Scaling
 
 Layers = Literal["all"] | Sequence[int]
@@ -44,6 +45,8 @@ def apply_lora(
     scaling: Scaling = "standard",
     layers: Layers = "all",
     exclude: Collection[str] = (),
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Replace the targeted linear layers (`nn.Linear`, Conv1D) of `model` by `LoraLinear`; the weights are shared, not copied.
 
@@ -52,6 +55,8 @@ def apply_lora(
             layer's whole path, or "all-linear": every linear layer outside an output head.
         layers: "all", or the indices of the transformer layers to adapt, from 0: the first number in a layer's path.
         exclude: paths of modules inside which nothing is adapted, such as those trained in full.
+        ranks: path -> rank of the layers that have another one than `rank`.
+        alphas: path -> alpha, likewise.
 
     Returns:
         The paths of the replaced layers, in the model's order.
@@ -60,31 +65,42 @@ def apply_lora(
         LoraError: a target, a layer index or an excluded path matches nothing, a number is out of range, or the model has
             LoRA layers already.
     """
-    _check_numbers(rank, alpha, dropout, scaling)
+    ranks, alphas = ranks or {}, alphas or {}
+    for one_rank in {rank, *ranks.values()}:
+        for one_alpha in {alpha, *alphas.values()}:
+            _check_numbers(one_rank, one_alpha, dropout, scaling)
     if lora_layers(model):
         raise LoraError("the model has LoRA layers already. Fix: remove_lora(model) first")
-    modules = dict(model.named_modules())
-    if unknown := [name for name in exclude if name not in modules]:
-        raise LoraError(f"nothing to exclude: the model has no module {', '.join(map(repr, unknown))}")
     linear = linear_layers(model)
-    names = _in_layers(_match(list(linear), target_modules), layers)
-    names = [name for name in names if not is_inside(name, exclude)]
-    if not names:
-        raise LoraError(f"no layer is left to adapt: all that {_show(target_modules)} matches is excluded ({', '.join(exclude)})")
+    names = target_layers(model, target_modules, layers=layers, exclude=exclude)
     for name in names:
         module = linear[name]
         adapted = LoraLinear(
-            module.get_parameter("weight"),
+            module.weight,  # type: ignore[arg-type]
             module.bias,  # type: ignore[arg-type]
-            rank=rank,
-            alpha=alpha,
+            rank=ranks.get(name, rank),
+            alpha=alphas.get(name, alpha),
             dropout=dropout,
             scaling=scaling,
-            transposed=_is_conv1d(module),
+            transposed=module.transposed if isinstance(module, FrozenLinear) else is_conv1d(module),
         )
-        adapted.plain_type = type(module)
+        adapted.plain_type = module.plain_type if isinstance(module, FrozenLinear) else type(module)
         adapted.train(module.training)
         replace_module(model, name, adapted)
+    return names
+
+
+def target_layers(
+    model: nn.Module, target_modules: str | Sequence[str], *, layers: Layers = "all", exclude: Collection[str] = ()
+) -> list[str]:
+    """The paths of the layers that `apply_lora` would replace for these arguments; it raises the same errors."""
+    modules = dict(model.named_modules())
+    if unknown := [name for name in exclude if name not in modules]:
+        raise LoraError(f"nothing to exclude: the model has no module {', '.join(map(repr, unknown))}")
+    names = _in_layers(_match(list(linear_layers(model)), target_modules), layers)
+    names = [name for name in names if not is_inside(name, exclude)]
+    if not names:
+        raise LoraError(f"no layer is left to adapt: all that {_show(target_modules)} matches is excluded ({', '.join(exclude)})")
     return names
 
 
@@ -98,7 +114,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     Subclasses of `nn.Linear` are left out: their forward is their own.
     """
-    return {name: module for name, module in model.named_modules() if name and (type(module) is nn.Linear or _is_conv1d(module))}
+    return {name: module for name, module in model.named_modules() if name and _is_linear(module)}
 
 
 def shared_input_groups(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -143,7 +159,12 @@ def describe_layers(names: Iterable[str]) -> str:
     return ", ".join(f"{name} ×{count}" for name, count in counts.items()) or "none"
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or isinstance(module, FrozenLinear) or is_conv1d(module)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is transformers' Conv1D, whose weight is `[in, out]`."""
     return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
 
 

@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from veneer.lora.dora import rescale, row_norms
 from veneer.lora.dropout import dropout_mask
+from veneer.lora.frozen import FrozenWeight, dense
 from veneer.lora.fused import Factors, lora_linear_group
 
 Scaling = Literal["standard", "rslora"]
@@ -30,18 +32,20 @@ class LoraLinear(nn.Module):
     `lora_A` and `lora_B` are new.
 
     Attributes:
-        weight: `[out, in]`, or `[in, out]` where `transposed` (GPT-2's Conv1D).
+        weight: `[out, in]`, or `[in, out]` where `transposed` (GPT-2's Conv1D); a parameter, or kept in fewer bits.
         bias: `[out]` or None.
         lora_A: `[r, in]` float32, Kaiming-uniform.
         lora_B: `[out, r]` float32, zero, so that the first output equals the base's.
         scale: s of the update.
+        lora_magnitude: `[out]` float32 of DoRA (`dora.py`), with the frozen `weight_square` beside it; None without.
+        initial_A: `[r, in]` float32 that PiSSA (`starts.py`) subtracts with `initial_B` `[out, r]`; None without.
         merged: True while `weight` holds the update too (see `veneer.lora.merge_lora`).
         plain_type: class of the layer that this one stands for, which `remove_lora` puts back.
     """
 
     def __init__(
         self,
-        weight: nn.Parameter,
+        weight: nn.Parameter | FrozenWeight,
         bias: nn.Parameter | None,
         *,
         rank: int,
@@ -67,6 +71,13 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=weight.device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=weight.device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.lora_magnitude: nn.Parameter | None
+        self.register_parameter("lora_magnitude", None)
+        self.weight_square: Tensor | None
+        self.initial_A: Tensor | None
+        self.initial_B: Tensor | None
+        for name in ("weight_square", "initial_A", "initial_B"):
+            self.register_buffer(name, None, persistent=False)
         self._group: SharedInput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,14 +88,40 @@ class LoraLinear(nn.Module):
             return self._group.output(self, x)
         rows = x.reshape(-1, self.in_features)
         (y,) = lora_linear_group(rows, (self.factors(),), self._mask(rows))
-        return y.view(*x.shape[:-1], self.out_features)
+        return self.finished(y).view(*x.shape[:-1], self.out_features)
 
     def factors(self) -> Factors:
-        """The layer's tensors, as the arithmetic takes them."""
-        return Factors(self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.transposed)
+        """The layer's tensors, as the arithmetic takes them; `finished` does the rest."""
+        bias = self.bias if self.lora_magnitude is None else None
+        return Factors(self.weight, bias, *self.whole_factors(), self.scale, self.transposed)
+
+    def whole_factors(self) -> tuple[Tensor, Tensor]:
+        """A and B of the whole update: with the rows that PiSSA subtracts, where it does."""
+        if self.initial_A is None or self.initial_B is None:
+            return self.lora_A, self.lora_B
+        return torch.cat([self.lora_A, self.initial_A]), torch.cat([self.lora_B, -self.initial_B], dim=1)
+
+    @property
+    def whole_rank(self) -> int:
+        """The rank of `whole_factors`."""
+        return self.rank if self.initial_A is None else 2 * self.rank
+
+    @property
+    def whole_alpha(self) -> float:
+        """The alpha that gives this layer's scale at `whole_rank`."""
+        if self.initial_A is None:
+            return self.alpha
+        return self.alpha * (math.sqrt(2) if self.scaling == "rslora" else 2)
+
+    def finished(self, y: Tensor) -> Tensor:
+        """`[T, out]` of `factors` -> the layer's outputs: with DoRA's lengths and the bias, where there are lengths."""
+        if self.lora_magnitude is None or self.weight_square is None:
+            return y
+        return rescale(y, self.lora_magnitude, row_norms(self.factors(), self.weight_square), self.bias)
 
     def _base(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.t() if self.transposed else self.weight, self.bias)
+        weight = dense(self.weight)
+        return nn.functional.linear(x, weight.t() if self.transposed else weight, self.bias)
 
     def _mask(self, rows: Tensor) -> Tensor | None:
         if not self.training or self.dropout == 0.0:
@@ -93,7 +130,16 @@ class LoraLinear(nn.Module):
 
     def delta(self) -> Tensor:
         """The update `s·B·A`, `[out, in]`, in float32."""
-        return (self.lora_B @ self.lora_A) * self.scale
+        a, b = self.whole_factors()
+        return (b @ a) * self.scale
+
+    def whole_weight(self) -> Tensor:
+        """The weight with what was learned, `[out, in]`, in float32 or the weight's own precision where that is higher."""
+        plain = dense(self.weight)
+        whole = (plain.t() if self.transposed else plain) + self.delta()
+        if self.lora_magnitude is not None:
+            whole = whole * (self.lora_magnitude / whole.norm(dim=1))[:, None]
+        return whole
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, scale={self.scale:g}"
@@ -108,7 +154,7 @@ class SharedInput:
     """
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
-        if len({_shared_traits(layer) for layer in layers}) != 1:
+        if len({shared_traits(layer) for layer in layers}) != 1:
             raise ValueError("layers that share an input have one input width, rank, scale, dropout and kind of bias")
         self._layers = list(layers)
         self._input: Tensor | None = None
@@ -121,7 +167,9 @@ class SharedInput:
         if x is not self._input or id(layer) not in self._waiting:
             rows = x.reshape(-1, layer.in_features)
             outputs = lora_linear_group(rows, tuple(one.factors() for one in self._layers), layer._mask(rows))
-            self._waiting = {id(one): y.view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)}
+            self._waiting = {
+                id(one): one.finished(y).view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)
+            }
             self._input = x
         output = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -129,5 +177,7 @@ class SharedInput:
         return output
 
 
-def _shared_traits(layer: LoraLinear) -> tuple[object, ...]:
-    return layer.in_features, layer.rank, layer.scale, layer.dropout, layer.transposed, layer.bias is None
+def shared_traits(layer: LoraLinear) -> tuple[object, ...]:
+    """What must be the same in layers that share an input."""
+    shape = layer.in_features, layer.whole_rank, layer.scale, layer.dropout, layer.transposed
+    return *shape, layer.bias is None or layer.lora_magnitude is not None

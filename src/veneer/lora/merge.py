@@ -2,15 +2,16 @@
 
 Always explicit: nothing is merged in `train()` or `eval()`. A merged layer keeps its frozen weight in the buffer
 `original_weight` (not in the state dict), so that unmerging restores it bit for bit, in low precision too, at the price of
-holding both.
+holding both. Over a weight of fewer bits the merged one is dense, in the precision that the layer computes in.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from veneer.errors import LoraError
+from veneer.lora.frozen import FrozenLinear, FrozenWeight, dense
 from veneer.lora.inject import lora_layers, replace_module
 from veneer.lora.layer import LoraLinear
 
@@ -70,22 +71,35 @@ def _layers(model: nn.Module) -> list[LoraLinear]:
 
 @torch.no_grad()
 def _merge(layer: LoraLinear) -> None:
-    original = layer.weight.detach()
-    delta = layer.delta()
+    original = layer.weight
+    plain, whole = dense(original).detach(), layer.whole_weight()
     # A new parameter, not an update in place: the weight may be shared with another layer or another model.
-    merged = (original + (delta.T if layer.transposed else delta)).to(original.dtype)
-    layer.register_buffer("original_weight", original, persistent=False)
-    layer.weight = nn.Parameter(merged, requires_grad=layer.weight.requires_grad)
+    merged = (whole.T if layer.transposed else whole).to(plain.dtype).contiguous()
+    trained = isinstance(original, nn.Parameter) and original.requires_grad
+    if isinstance(original, FrozenWeight):
+        layer.register_module("original_weight", original)
+    else:
+        layer.register_buffer("original_weight", plain, persistent=False)
+    _put_weight(layer, merged, trained=trained)
     layer.merged = True
 
 
 def _unmerge(layer: LoraLinear) -> None:
-    layer.weight = nn.Parameter(layer.get_buffer("original_weight"), requires_grad=layer.weight.requires_grad)
+    original, trained = layer.original_weight, layer.get_parameter("weight").requires_grad
     del layer.original_weight
+    _put_weight(layer, original, trained=trained)  # type: ignore[arg-type]
     layer.merged = False
 
 
+def _put_weight(layer: LoraLinear, weight: Tensor | FrozenWeight, *, trained: bool) -> None:
+    del layer.weight  # torch lets no module take a parameter's name
+    layer.weight = nn.Parameter(weight, requires_grad=trained) if isinstance(weight, Tensor) else weight
+
+
 def _plain(layer: LoraLinear) -> nn.Module:
+    if not isinstance(layer.weight, Tensor):
+        frozen = FrozenLinear(layer.weight, layer.bias, transposed=layer.transposed, plain_type=layer.plain_type)
+        return frozen.train(layer.training)
     with torch.device("meta"):  # only the shell: the weights are the layer's
         if layer.transposed:
             plain = layer.plain_type(layer.out_features, layer.in_features)

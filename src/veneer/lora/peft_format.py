@@ -8,10 +8,9 @@ choosing layers (patterns, exclusions, layer numbers) need no second implementat
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,7 +22,10 @@ from veneer.lora.files import read_json_object, read_tensors
 from veneer.lora.freeze import Bias, bias_names, check_bias, mark_only_lora_as_trainable, trained_modules, unfreeze
 from veneer.lora.inject import apply_lora, is_inside, lora_layers
 from veneer.lora.layer import Scaling
-from veneer.lora.state import load_lora_state_dict, shorten
+from veneer.lora.patterns import common_value, matched, misread
+from veneer.lora.peft_fields import field_problems
+from veneer.lora.starts import start_dora
+from veneer.lora.state import OWN_TENSORS, load_lora_state_dict, shorten
 
 TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION"]
 
@@ -35,61 +37,22 @@ _PREFIX = "base_model.model."
 # PEFT adds these to modules_to_save where the task is SEQ_CLS, and takes every module whose path *ends* so (pre_classifier too).
 _PEFT_HEADS = ("classifier", "score")
 
-# Every field of PEFT's LoraConfig is in one of the three; fields that are in none are refused unless empty.
-HONOURED_FIELDS = frozenset(
-    {"base_model_name_or_path", "bias", "init_lora_weights", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type"}
-    | {"r", "target_modules", "task_type", "use_rslora"}
-)
-HARMLESS_FIELDS: dict[str, str] = {
-    "auto_mapping": "how PEFT finds the model class",
-    "exclude_modules": "the tensors tell which layers are adapted",
-    "fan_in_fan_out": "the model's layers tell how they store their weight",
-    "inference_mode": "whether PEFT loads the adapter frozen",
-    "layers_pattern": "the tensors tell which layers are adapted",
-    "layers_to_transform": "the tensors tell which layers are adapted",
-    "megatron_core": "a module name that is used with megatron_config alone",
-    "peft_version": "which PEFT wrote the file",
-    "qalora_group_size": "a number that is used with use_qalora alone",
-    "revision": "of the base",
-    "runtime_config": "not part of the adapter",
-}
-REFUSED_FIELDS: dict[str, str] = {
-    "alora_invocation_tokens": "activated LoRA",
-    "alpha_pattern": "an alpha of its own for some layers",
-    "arrow_config": "Arrow routing",
-    "corda_config": "CorDA, which changes the base's weights",
-    "ensure_weight_tying": "adapters tied like the base's weights",
-    "eva_config": "EVA",
-    "kasa_config": "KaSA",
-    "layer_replication": "repeated layers",
-    "loftq_config": "LoftQ, which changes the base's weights",
-    "lora_bias": "a bias in B",
-    "lora_ga_config": "LoRA-GA, which changes the base's weights",
-    "megatron_config": "Megatron's parallel layers",
-    "monteclora_config": "MonteCLoRA",
-    "rank_pattern": "a rank of its own for some layers",
-    "target_parameters": "adapted parameters outside linear layers",
-    "trainable_token_indices": "trained tokens",
-    "use_bdlora": "block-diagonal LoRA",
-    "use_dora": "DoRA",
-    "use_qalora": "QALoRA",
-    "velora_config": "VeLoRA",
-}
-# Initial values that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, …) belong to a changed base.
-_PLAIN_INITIALS = (True, False, "gaussian", "orthogonal")
-
 
 @dataclass(frozen=True)
 class AdapterSettings:
     """What an adapter's tensors do not say by themselves.
 
     Attributes:
+        rank: of the layers that have none of their own; `alpha` likewise.
         layers: paths of the adapted layers.
         saved_modules: paths of the modules whose tensors are saved whole: trained in full (the head, what the base did not
             supply), or frozen but taken by PEFT for the head.
         transposed: the adapted layers store `[in, out]` (GPT-2's Conv1D).
         base: name or folder of the base, None where unknown.
         task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder.
+        ranks: path -> rank of the layers that have their own.
+        alphas: path -> alpha, likewise.
+        dora: whether the layers have DoRA's lengths.
     """
 
     rank: int
@@ -102,6 +65,17 @@ class AdapterSettings:
     transposed: bool
     base: str | None
     task_type: TaskType | None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    dora: bool = False
+
+    def rank_of(self, layer: str) -> int:
+        """The rank of an adapted layer."""
+        return self.ranks.get(layer, self.rank)
+
+    def alpha_of(self, layer: str) -> float:
+        """The alpha of an adapted layer."""
+        return self.alphas.get(layer, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -116,16 +90,16 @@ def adapter_settings(model: nn.Module, *, bias: Bias, base: str | None, task_typ
     """The settings of the adapter in `model`; its tensors are `lora_state_dict(model, bias, settings.saved_modules)`.
 
     Raises:
-        LoraError: PEFT's format cannot hold the adapter: layers of different shapes, a trained parameter in no module that is
-            trained in full, or an adapted layer inside the head.
+        LoraError: PEFT's format cannot hold the adapter: layers of different dropout or kind, a trained parameter in no module
+            that is trained in full, or an adapted layer inside the head.
     """
     check_bias(bias)
     layers = lora_layers(model)
-    shapes = {(layer.rank, layer.alpha, layer.dropout, layer.scaling, layer.transposed) for layer in layers.values()}
-    if len(shapes) != 1:
+    kinds = {(layer.dropout, layer.scaling, layer.transposed, layer.lora_magnitude is not None) for layer in layers.values()}
+    if len(kinds) != 1:
         raise LoraError(
-            "PEFT's format holds one rank, alpha, dropout, scaling and layer class an adapter; the model has "
-            f"{len(shapes)} combinations of them"
+            "PEFT's format holds one dropout, scaling and layer class an adapter; the model has "
+            f"{len(kinds)} combinations of them"
         )
     saved = list(trained_modules(model))
     # PEFT takes every module whose path ends like one of these, and adapts nothing inside it.
@@ -135,11 +109,14 @@ def adapter_settings(model: nn.Module, *, bias: Bias, base: str | None, task_typ
     if clash := [name for name in layers if is_inside(name, saved) or set(endings) & set(name.split("."))]:
         raise LoraError(f"PEFT saves a head whole and adapts nothing inside it. Fix: exclude {shorten(clash)} in apply_lora")
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    loose = trained - {f"{name}.{matrix}" for name in layers for matrix in ("lora_A", "lora_B")} - bias_names(model, bias)
+    loose = trained - {f"{name}.{matrix}" for name in layers for matrix in OWN_TENSORS} - bias_names(model, bias)
     if loose := {name for name in loose if not is_inside(name, saved)}:
         raise LoraError(f"PEFT's format cannot hold a module that is trained in part: {shorten(sorted(loose))}")
-    rank, alpha, dropout, scaling, transposed = shapes.pop()
-    return AdapterSettings(rank, alpha, dropout, scaling, bias, tuple(layers), tuple(saved), transposed, base, task_type)
+    dropout, scaling, transposed, dora = kinds.pop()
+    rank, ranks = common_value({name: layer.whole_rank for name, layer in layers.items()})
+    alpha, alphas = common_value({name: layer.whole_alpha for name, layer in layers.items()})
+    names, modules = tuple(layers), tuple(saved)
+    return AdapterSettings(rank, alpha, dropout, scaling, bias, names, modules, transposed, base, task_type, ranks, alphas, dora)
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], settings: AdapterSettings) -> None:
@@ -148,7 +125,10 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], settings: Adapter
     Raises:
         LoraError: tensors and settings do not go together.
     """
-    if problems := _mismatches(settings, tensors):
+    problems = _mismatches(settings, tensors)
+    if wrong := misread(settings.ranks, settings.layers) + misread(settings.alphas, settings.layers):
+        problems.append(f"PEFT would take the rank or alpha of another layer for {shorten(wrong)}, whose path ends as that one's")
+    if problems:
         raise LoraError("the adapter cannot be written\n  " + "\n  ".join(problems))
     # Copies: safetensors refuses tensors that share memory, as stacked matrices do.
     renamed = {_to_peft(name, settings.layers): tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -164,7 +144,7 @@ def read_adapter(folder: Path) -> AdapterFile:
         LoraError: a file is missing, damaged or a pickle, or the adapter cannot be honoured exactly; every problem is named.
     """
     fields = read_json_object(folder / CONFIG_FILE)
-    problems = _field_problems(fields)
+    problems = field_problems(fields)
     if problems:
         raise LoraError(_refusal(folder / CONFIG_FILE, problems))
     stored = _read_tensors(folder)
@@ -191,21 +171,28 @@ def apply_adapter(model: nn.Module, adapter: AdapterFile) -> None:
         alpha=settings.alpha,
         dropout=settings.dropout,
         scaling=settings.scaling,
+        ranks=settings.ranks,
+        alphas=settings.alphas,
     )
+    if settings.dora:
+        start_dora(model)
     mark_only_lora_as_trainable(model, settings.bias)
     unfreeze(model, settings.saved_modules)
     load_lora_state_dict(model, adapter.tensors, settings.bias, settings.saved_modules)
 
 
 def _to_json(settings: AdapterSettings) -> dict[str, Any]:
-    alpha = settings.alpha
+    patterns = {
+        "rank_pattern": dict(settings.ranks),
+        "alpha_pattern": {name: _plain_number(alpha) for name, alpha in settings.alphas.items()},
+    }
     return {
         "peft_type": "LORA",
         "task_type": settings.task_type,
         "base_model_name_or_path": settings.base,
         "inference_mode": True,
         "r": settings.rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_alpha": _plain_number(settings.alpha),
         "lora_dropout": settings.dropout,
         "use_rslora": settings.scaling == "rslora",
         "bias": settings.bias,
@@ -213,7 +200,13 @@ def _to_json(settings: AdapterSettings) -> dict[str, Any]:
         "target_modules": list(settings.layers),
         "modules_to_save": list(settings.saved_modules) or None,
         "init_lora_weights": True,
+        **({"use_dora": True} if settings.dora else {}),
+        **{key: pattern for key, pattern in patterns.items() if pattern},
     }
+
+
+def _plain_number(value: float) -> int | float:
+    return int(value) if value == int(value) else value
 
 
 def _from_json(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterSettings:
@@ -230,6 +223,9 @@ def _from_json(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adap
         transposed=bool(fields.get("fan_in_fan_out")),
         base=fields.get("base_model_name_or_path"),
         task_type=cast("TaskType | None", fields.get("task_type")),
+        ranks=matched(fields.get("rank_pattern") or {}, layers),
+        dora=bool(fields.get("use_dora")),
+        alphas={name: float(alpha) for name, alpha in matched(fields.get("alpha_pattern") or {}, layers).items()},
     )
 
 
@@ -237,6 +233,8 @@ def _to_peft(name: str, layers: tuple[str, ...]) -> str:
     module, _, last = name.rpartition(".")
     if last in ("lora_A", "lora_B"):
         return f"{_PREFIX}{name}.weight"
+    if last == "lora_magnitude":
+        return f"{_PREFIX}{name}_vector"
     if last == "bias" and module in layers:
         return f"{_PREFIX}{module}.base_layer.bias"
     return _PREFIX + name
@@ -245,6 +243,8 @@ def _to_peft(name: str, layers: tuple[str, ...]) -> str:
 def _from_peft_name(name: str) -> str:
     if name.endswith((".lora_A.weight", ".lora_B.weight")):
         return name.removesuffix(".weight")
+    if name.endswith(".lora_magnitude_vector"):
+        return name.removesuffix("_vector")
     if name.endswith(".base_layer.bias"):
         return name.removesuffix(".base_layer.bias") + ".bias"
     return name
@@ -261,6 +261,7 @@ def _from_peft(stored: Mapping[str, Tensor], fields: Mapping[str, Any]) -> tuple
             continue
         name = _from_peft_name(stored_name)
         adapted = name != stored_name and not name.endswith(".bias")
+        adapted = adapted and (not name.endswith(".lora_magnitude") or bool(fields.get("use_dora")))
         trained_bias = name.endswith(".bias") and (bias == "all" or (bias == "lora_only" and name != stored_name))
         known = adapted or trained_bias or _saved_module(name, fields) is not None
         if known and key.startswith(_PREFIX) and name not in tensors:
@@ -285,7 +286,7 @@ def _saved_module(name: str, fields: Mapping[str, Any]) -> str | None:
 def _paths(name: str) -> list[str]:
     """The paths of all modules that the tensor `name` lies in, the outermost first; none for LoRA's own tensors."""
     *parts, last = name.split(".")
-    return [] if last in ("lora_A", "lora_B") else [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return [] if last in OWN_TENSORS else [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _endings(fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -296,10 +297,11 @@ def _endings(fields: Mapping[str, Any]) -> tuple[str, ...]:
 def _mismatches(settings: AdapterSettings, tensors: Mapping[str, Tensor]) -> list[str]:
     """Where tensors and settings do not go together."""
     problems = [] if settings.layers else ["no layer is adapted: there is no lora_A"]
-    expected = {f"{layer}.{matrix}" for layer in settings.layers for matrix in ("lora_A", "lora_B")}
+    own = OWN_TENSORS if settings.dora else ("lora_A", "lora_B")
+    expected = {f"{layer}.{matrix}" for layer in settings.layers for matrix in own}
     if missing := sorted(expected - tensors.keys()):
         problems.append(f"missing: {shorten(missing)}")
-    if lone := sorted(name for name in tensors if name.endswith((".lora_A", ".lora_B")) and name not in expected):
+    if lone := sorted(name for name in tensors if name.rpartition(".")[2] in OWN_TENSORS and name not in expected):
         problems.append(f"half a layer only: {shorten(lone)}")
     problems += [
         f"no tensors for {module!r}"
@@ -307,9 +309,11 @@ def _mismatches(settings: AdapterSettings, tensors: Mapping[str, Tensor]) -> lis
         if not any(is_inside(name, [module]) for name in tensors)
     ]
     for name in sorted(expected & tensors.keys()):
-        shape = tuple(tensors[name].shape)
-        if len(shape) != 2 or shape[0 if name.endswith("A") else 1] != settings.rank:
-            problems.append(f"{name} has the shape {shape}, which is not of rank {settings.rank}")
+        shape, rank = tuple(tensors[name].shape), settings.rank_of(name.rpartition(".")[0])
+        if name.endswith("lora_magnitude"):
+            continue
+        if len(shape) != 2 or shape[0 if name.endswith("A") else 1] != rank:
+            problems.append(f"{name} has the shape {shape}, which is not of rank {rank}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             problems.append(f"{name} holds values that are not finite numbers")
@@ -346,54 +350,3 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _refusal(path: Path, problems: list[str]) -> str:
     return f"{path}: the adapter cannot be used as it is\n  " + "\n  ".join(problems)
-
-
-def _field_problems(fields: Mapping[str, Any]) -> list[str]:
-    """Every field that is wrong, or that veneer cannot honour exactly."""
-    problems = []
-    for key, value in fields.items():
-        if key in HONOURED_FIELDS or key in HARMLESS_FIELDS or _is_empty(value):
-            continue
-        meaning = REFUSED_FIELDS.get(key, "a field that veneer does not know, and that may change the outputs")
-        problems.append(f"{key}: {_brief(value)} is not supported ({meaning})")
-    for key, (accepts, wanted) in _ACCEPTED.items():
-        if key not in fields and key not in ("peft_type", "r", "lora_alpha"):
-            continue
-        if not accepts(fields.get(key)):
-            problems.append(f"{key}: {_brief(fields.get(key))} is not {wanted}")
-    return problems
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _is_empty(value: object) -> bool:
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
-
-
-_ACCEPTED: dict[str, tuple[Any, str]] = {
-    "peft_type": (lambda value: value == "LORA", "LORA, the one method veneer reads"),
-    "task_type": (lambda value: value in (None, "SEQ_CLS", "FEATURE_EXTRACTION"), "SEQ_CLS or FEATURE_EXTRACTION"),
-    "r": (lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31, "a whole number from 1"),
-    "lora_alpha": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),
-    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
-    "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
-    "target_modules": (lambda value: value is None or isinstance(value, str) or _is_names(value), "a string or a list of names"),
-    "modules_to_save": (lambda value: value is None or _is_names(value), "a list of names"),
-    "base_model_name_or_path": (lambda value: value is None or isinstance(value, str), "a name"),
-    "init_lora_weights": (
-        lambda value: isinstance(value, bool | str) and value in _PLAIN_INITIALS,
-        "an initial value that leaves the base as it is (" + ", ".join(map(str, _PLAIN_INITIALS)) + ")",
-    ),
-}

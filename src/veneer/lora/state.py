@@ -1,7 +1,8 @@
 """The adapter as a dictionary of tensors under the model's own names, and strict loading of one.
 
-Knows nothing of files (`peft_format.py`). Keys: `<layer>.lora_A` `[r, in]`, `<layer>.lora_B` `[out, r]`, trained biases, and
-the tensors of modules trained in full.
+Knows nothing of files (`peft_format.py`). Keys: `<layer>.lora_A` `[r, in]`, `<layer>.lora_B` `[out, r]`, DoRA's
+`<layer>.lora_magnitude` `[out]`, trained biases, and the tensors of modules trained in full. Of a layer that PiSSA started r is
+twice its rank: the matrices hold what it subtracts, too, and go over the base as it is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from veneer.errors import LoraError
 from veneer.lora.freeze import Bias, bias_names, check_bias
 from veneer.lora.inject import is_inside, lora_layers
 
+OWN_TENSORS = ("lora_A", "lora_B", "lora_magnitude")
 _SHOWN = 5
 
 
 def lora_state_dict(model: nn.Module, bias: Bias = "none", modules: Collection[str] = ()) -> dict[str, Tensor]:
-    """LoRA's matrices, the biases that `bias` trains, and all tensors of `modules`; detached, not copied.
+    """LoRA's matrices, the biases that `bias` trains, and all tensors of `modules`; detached, copied only where PiSSA started.
 
     Raises:
         LoraError: the model has no LoRA layers, or no module of that name.
@@ -31,8 +33,13 @@ def lora_state_dict(model: nn.Module, bias: Bias = "none", modules: Collection[s
     there = dict(model.named_modules())
     if unknown := [name for name in modules if name not in there]:
         raise LoraError(f"the model has no module {shorten(unknown)}")
-    names = {f"{name}.{matrix}" for name in layers for matrix in ("lora_A", "lora_B")} | bias_names(model, bias)
-    return {name: tensor for name, tensor in model.state_dict().items() if name in names or is_inside(name, modules)}
+    names = {f"{name}.{own}" for name in layers for own in OWN_TENSORS} | bias_names(model, bias)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in names or is_inside(name, modules)}
+    for name, layer in layers.items():
+        if layer.initial_A is not None:
+            a, b = layer.whole_factors()
+            state |= {f"{name}.lora_A": a.detach(), f"{name}.lora_B": b.detach()}
+    return state
 
 
 def load_lora_state_dict(
@@ -46,6 +53,8 @@ def load_lora_state_dict(
     """
     if any(layer.merged for layer in lora_layers(model).values()):
         raise LoraError("the adapter cannot be loaded while the model is merged. Fix: unmerge_lora(model) first")
+    if any(layer.initial_A is not None for layer in lora_layers(model).values()):
+        raise LoraError("an adapter goes over the base as it is, not over a model that PiSSA started. Fix: apply_lora alone")
     own = lora_state_dict(model, bias, modules)
     problems = []
     if missing := [name for name in own if name not in state]:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from veneer.artifact import sha256, sync_files, sync_folder
 from veneer.errors import ResumeError
 from veneer.model import Classifier
+from veneer.training.optim import moments, restore_moments
 
 FORMAT_VERSION = 1
 _KEPT = 2
@@ -43,6 +44,7 @@ class Progress:
         texts: texts trained on.
         loss_scale: the state of fp16's gradient scaler, or None.
         best_tensors: what was trained, as it was at the best step; empty before the first evaluation.
+        course_tensors: what the method's course remembers; empty for a method without one.
     """
 
     step: int = 0
@@ -56,10 +58,11 @@ class Progress:
     texts: int = 0
     loss_scale: dict[str, float] | None = None
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    course_tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        return {key: value for key, value in vars(self).items() if key != "best_tensors"}
+        return {key: value for key, value in vars(self).items() if key not in ("best_tensors", "course_tensors")}
 
 
 class Checkpoints:
@@ -158,9 +161,9 @@ def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     for name, parameter in model.trainable().items():
         tensors[f"parameter/{name}"] = parameter.detach()
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value
+        tensors |= {f"{key}/{name}": value for key, value in moments(optimizer, parameter).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best_tensors.items()}
+    tensors |= {f"course/{name}": tensor for name, tensor in progress.course_tensors.items()}
     return {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
@@ -176,16 +179,26 @@ def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress:
     with torch.no_grad():
         for name, parameter in model.trainable().items():
             parameter.copy_(tensors[f"parameter/{name}"])
-            moments = {key: tensors.get(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["exp_avg"] is not None:
-                # the step counter stays where the optimiser keeps it: beside the parameter, as fused AdamW wants it
-                optimizer.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in moments.items() if value is not None
-                }
-    progress.best_tensors = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
+        restore_moments(optimizer, _moments_of(model.trainable(), tensors))
+    progress.best_tensors = _under("best/", tensors)
+    progress.course_tensors = _under("course/", tensors)
     torch.set_rng_state(tensors["rng/cpu"])
     if "rng/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+
+def _moments_of(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """What `_state_tensors` took from the optimiser, by parameter."""
+    found: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        key, _, name = full.partition("/")
+        if key not in ("rng", "parameter", "best", "course"):
+            found.setdefault(parameters[name], {})[key] = tensor
+    return found
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

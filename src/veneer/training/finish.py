@@ -228,6 +228,8 @@ def _info(setting: Setting, dev: Evaluation, calibration: dict[str, Any] | None)
         max_length=setting.config.data.max_length,
         pair=setting.material.pair,
         precision=setting.precision.name,
+        method=setting.config.method,
+        base_precision=setting.config.base_precision,
         scores={name: interval.value for name, interval in dev.metrics.items()},
         versions=package_versions(),
         calibration=calibration,

@@ -64,7 +64,7 @@ class FoldedTraining:
 
     def identity(self) -> str:
         """sha256 (hex) of everything that decides the logits."""
-        config = self.config.model_dump(mode="json", include={"pooling", "lora", "training", "seed"})
+        config = self.config.model_dump(mode="json", include={"pooling", "method", "lora", "tuning", "training", "seed"})
         tree = {
             "config": config,
             "metric": self.config.evaluation.metric,

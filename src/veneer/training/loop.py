@@ -18,6 +18,7 @@ from veneer.config import TrainingSettings
 from veneer.errors import Interrupted, TrainingError
 from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
 from veneer.inference import compute_logits
+from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch
 from veneer.tasks import Objective, Task
@@ -39,6 +40,7 @@ class Job:
     Attributes:
         metric: the score on dev that picks the best adapter.
         scaler: fp16's gradient scaler, disabled otherwise.
+        course: what the method does beside the steps.
     """
 
     model: Classifier
@@ -50,6 +52,7 @@ class Job:
     metric: str
     seed: int
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+    course: Course | None = None
 
     @cached_property
     def train_sample(self) -> Split:
@@ -80,6 +83,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     progress = checkpoints.restore(job.model, optimizer) if resume else Progress()
     if progress.loss_scale is not None:
         job.scaler.load_state_dict(progress.loss_scale)
+    if job.course is not None:
+        job.course.load(progress.course_tensors)
     tracker.rewind(progress.step)
     if resume:
         tracker.say(f"going on from step {progress.step} of {job.steps}")
@@ -119,10 +124,17 @@ def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def start_optimizer(job: Job) -> torch.optim.AdamW:
+def start_optimizer(job: Job) -> torch.optim.Optimizer:
     """The optimiser of a job, before its first step."""
     settings = job.settings
-    return build_optimizer(job.model, settings.learning_rate, settings.head_learning_rate, settings.weight_decay)
+    return build_optimizer(
+        job.model,
+        settings.learning_rate,
+        settings.head_learning_rate,
+        settings.weight_decay,
+        settings.optimizer,
+        settings.lora_plus_ratio or 1.0,
+    )
 
 
 def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, Any]]]:
@@ -157,11 +169,16 @@ def run_step(
             part_loss = job.task.losses(logits, job.train.targets[part].to(logits.device), job.objective).sum() / count
             torch.autograd.backward(job.scaler.scale(part_loss))
             loss += part_loss.detach()
+    if job.course is not None:
+        torch.autograd.backward(job.scaler.scale(job.course.penalty()))
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
     norm = torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], limit)
     job.scaler.step(optimizer)
     job.scaler.update()
+    if job.course is not None:
+        job.course.after_step(progress.step)
+        progress.course_tensors = job.course.state()
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
     seconds = time.perf_counter() - start

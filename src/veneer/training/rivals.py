@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from veneer import lora
 from veneer.bases import BaseLocation, load_tokenizer
-from veneer.config import RunConfig
+from veneer.config import RunConfig, load_config
 from veneer.errors import Interrupted
 from veneer.inference import compute_logits, compute_pooled
-from veneer.model import Classifier, build_classifier, checkpoint_activations
-from veneer.precision import Precision, pick_device
+from veneer.methods import METHODS, MethodPlan
+from veneer.model import Classifier, build_classifier
+from veneer.precision import pick_device
 from veneer.training.baselines import (
     TEXT_BASELINE,
     Judged,
@@ -39,16 +39,13 @@ from veneer.training.baselines import (
 from veneer.training.checkpoint import Checkpoints
 from veneer.training.loop import fit, load_trained
 from veneer.training.prepare import Material, Split, encode_split
-from veneer.training.setup import make_job, precision_of
+from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
 
 MAJORITY = "most frequent answer"
 EMBEDDINGS = "frozen embeddings + logistic regression"
 HEAD_ONLY = "head alone"
 FULL = "full fine-tuning"
-LINEAR_LEARNING_RATE = 1e-2  # of a lone linear layer, which takes far larger steps than an adapter;
-HEAD_LEARNING_RATE = 1e-3  # of a family's own head, which may have a hidden layer
-FULL_LEARNING_RATE = 5e-5  # usual for a whole encoder: an adapter's would wreck it
 _NEVER = 2**62  # steps between checkpoints of what is not kept
 
 Array = NDArray[Any]
@@ -133,7 +130,7 @@ def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
         BaseError: the base cannot be loaded.
     """
     start = time.perf_counter()
-    model = _fresh(ground, precision_of(ground.config))
+    model = _fresh(ground)
     vectors = {name: compute_pooled(model, split.texts, progress=bar).numpy() for name, split in ground.splits.items()}
     mean, spread = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
     for one in vectors.values():  # in place: those of a large file are hundreds of megabytes
@@ -151,48 +148,46 @@ def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
 
 
 def head_contender(ground: Ground, console: Console) -> Contender:
-    """The head trained over the frozen base.
+    """The head trained over the frozen base: the method `head`.
 
     Raises:
         BaseError: the base cannot be loaded.
         TrainingError: training cannot go on.
         Interrupted: stopped from outside.
     """
-    precision = precision_of(ground.config)
-    model = _fresh(ground, precision)
-    lora.unfreeze(model.network, model.trained_heads)  # a linear layer of ours is trained as it comes
-    return _trained(ground, console, HEAD_ONLY, model, precision, HEAD_LEARNING_RATE if model.plan.own else LINEAR_LEARNING_RATE)
+    return _trained(ground, console, HEAD_ONLY, "head")
 
 
 def full_contender(ground: Ground, console: Console) -> Contender:
-    """Every weight of the base trained, in float32.
+    """Every weight of the base trained, in float32: the method `full`.
 
     Raises:
         BaseError: the base cannot be loaded.
         TrainingError: training cannot go on.
         Interrupted: stopped from outside.
     """
-    precision = Precision("fp32", "weights of the base are trained")
-    model = _fresh(ground, precision)
-    model.requires_grad_(True)
-    if ground.config.training.gradient_checkpointing:
-        checkpoint_activations(model)
-    return _trained(ground, console, FULL, model, precision, FULL_LEARNING_RATE)
+    return _trained(ground, console, FULL, "full")
 
 
-def _fresh(ground: Ground, precision: Precision) -> Classifier:
-    """The base with a fresh head, nothing of it trained yet but the head, on the device."""
-    torch.manual_seed(ground.config.seed)
-    model = build_classifier(ground.base, len(ground.material.labels), pooling=ground.config.pooling, dtype=precision.dtype)
+def _fresh(ground: Ground) -> Classifier:
+    """The base as it is, with a fresh head that nothing reads, on the device."""
+    config = ground.config
+    torch.manual_seed(config.seed)
+    model = build_classifier(
+        ground.base,
+        len(ground.material.labels),
+        pooling=config.pooling,
+        dtype=precision_of(config).dtype,
+        base_precision=config.base_precision,
+    )
     return model.to(pick_device())
 
 
-def _trained(
-    ground: Ground, console: Console, name: str, model: Classifier, precision: Precision, learning_rate: float
-) -> Contender:
+def _trained(ground: Ground, console: Console, name: str, method: str) -> Contender:
     material = ground.material
-    changes = {"learning_rate": learning_rate, "head_learning_rate": None, "checkpoint_every": _NEVER}
-    config = ground.config.model_copy(update={"training": ground.config.training.model_copy(update=changes)})
+    config = _by_method(ground.config, method)
+    precision, learning_rate = precision_of(config), config.training.learning_rate
+    model = make_model(config, ground.base, len(material.labels), precision)
     job = make_job(model, config, material.task, material.labels, ground.splits["train"], ground.splits["dev"], precision)
     with tempfile.TemporaryDirectory() as folder, Tracker(Path(folder), console) as tracker:
         try:
@@ -203,6 +198,24 @@ def _trained(
     trained = sum(parameter.numel() for parameter in model.trainable().values())
     decisions = material.task.decide(compute_logits(model, ground.judged.texts)).numpy()
     return Contender(name, decisions, progress.seconds, trained, f"learning rate {learning_rate:g}, {precision.name}")
+
+
+def _by_method(config: RunConfig, method: str) -> RunConfig:
+    """The run's configuration with another method, its learning rate and number format, and nothing of an adapter's own."""
+    changes: dict[str, Any] = {
+        "method": method,
+        "training.head_learning_rate": None,
+        "training.checkpoint_every": _NEVER,
+        "training.lora_plus_ratio": None,
+        "lora.dora": False,
+        "lora.init": "standard",
+        "lora.bias": "none",
+        "lora.train_top_layers": 0,
+        "lora.train_embeddings": False,
+    }
+    if METHODS[method].trains_base(MethodPlan()):
+        changes |= {"training.precision": "fp32", "base_precision": "auto"}
+    return load_config(config, changes)
 
 
 def _judged(ground: Ground) -> Judged:

@@ -21,6 +21,7 @@ from veneer.config import RunConfig, TrainingConfig, settle
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
+from veneer.methods import METHODS
 from veneer.model import Classifier
 from veneer.packing import describe_plan
 from veneer.run_files import CONFIG_FILE, INFO_FILE, LOG_FILE, METRICS_FILE
@@ -29,7 +30,7 @@ from veneer.training.checkpoint import Checkpoints, has_checkpoint
 from veneer.training.finish import Setting, TrainingResult, finish
 from veneer.training.loop import fit
 from veneer.training.prepare import Material, encode_split, read_material
-from veneer.training.setup import make_job, make_model, precision_of
+from veneer.training.setup import make_job, make_model, method_of, method_plan, precision_of
 from veneer.training.tracking import Tracker
 
 FEW_STEPS = 150  # of a whole run
@@ -146,6 +147,8 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
     precision = precision_of(config)
     base = find_base(config.base)
     limit = max_positions(load_config(base))
+    if limit is not None and (added := method_of(config).tokens(method_plan(config))):
+        limit -= added
     if limit is not None and config.data.max_length > limit:
         raise ConfigError(
             f"data.max_length: {config.data.max_length} is more than the {limit} tokens that {config.base} can take. "
@@ -198,6 +201,8 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     model, splits = setting.model, setting.splits
     tracker.say(f"base: {setting.base.description}")
     tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {_threads(torch.get_num_threads())}")
+    if frozen := lora.frozen_elements(model):
+        tracker.say(f"base precision: {frozen:,} weights of the base in {setting.config.base_precision}")
     if model.padding_reason is not None:
         tracker.say(f"texts are padded: {model.padding_reason}")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
@@ -212,7 +217,7 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             )
     if (few := _few_steps(setting)) is not None:
         tracker.say(few)
-    tracker.show(_parameter_table(model))
+    tracker.show(_parameter_table(model, setting.config.method))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
@@ -231,8 +236,9 @@ def _threads(count: int) -> str:
     return f"{count} thread" if count == 1 else f"{count} threads"
 
 
-def _parameter_table(model: Classifier) -> Table:
+def _parameter_table(model: Classifier, method: str) -> Table:
     counts = lora.count_parameters(model)
+    others = "other trained" if method == "lora" else METHODS[method].trains
     head = sum(model.trainable()[name].numel() for name in model.head_parameters())
     table = Table(title="Parameters", title_justify="left")
     table.add_column("part")
@@ -241,11 +247,11 @@ def _parameter_table(model: Classifier) -> Table:
     rows = {
         f"LoRA, {len(lora.adapted_layers(model))} layers": counts.lora,
         "head": head,
-        "other trained": counts.trainable - counts.lora - head,
+        others: counts.trainable - counts.lora - head,
         "trained": counts.trainable,
         "all": counts.total,
     }
     for name, number in rows.items():
         if number or name == "head":
-            table.add_row(name, f"{number:,}", f"{number / counts.total:.2%}", end_section=name == "other trained")
+            table.add_row(name, f"{number:,}", f"{number / counts.total:.2%}", end_section=name == others)
     return table

@@ -5,47 +5,79 @@ Knows how settings become layers, weights of classes and a gradient scaler; know
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig, settle
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
+from veneer.methods import METHODS, Method, MethodPlan
+from veneer.model import AdapterPlan, Classifier, build_classifier, checkpoint_activations
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
 from veneer.training.loop import Job
+from veneer.training.optim import check_optimizer
 from veneer.training.prepare import Split
 
 
 def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: Precision) -> Classifier:
-    """The base with a fresh adapter and head of C classes on the device; the seed of the configuration decides their weights.
+    """The base with what the method adds, fresh, and a head of C classes, on the device; the seed decides their weights.
 
     Raises:
         BaseError: the base cannot be loaded.
-        LoraError: the adapter's settings fit no layer.
+        LoraError: the adapter's settings fit no layer, or the base does not allow the method.
+        ConfigError: as `method_plan`.
     """
+    plan = method_plan(config)
     torch.manual_seed(config.seed)
-    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype)
-    adapt(model, adapter_plan(config))
+    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision)
+    method_of(config).apply(model, plan)
     model.to(pick_device())
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
     return model
 
 
-def adapter_plan(config: RunConfig) -> AdapterPlan:
-    """The adapter's shape that the configuration asks for."""
-    return AdapterPlan(**config.lora.model_dump(exclude={"preset"}))
+def method_of(config: RunConfig) -> Method:
+    """The method that the configuration asks for."""
+    return METHODS[config.method]
+
+
+def method_plan(config: RunConfig) -> MethodPlan:
+    """What the method is built from.
+
+    Raises:
+        ConfigError: a setting asks for what the method does not do.
+    """
+    if config.method != "lora" and (wrong := [key for key, asked in _lora_only(config).items() if asked]):
+        raise ConfigError(f"{', '.join(wrong)}: not for the method {config.method}. Fix: leave that out, or method: lora")
+    if config.lora.dora and config.lora.init == "pissa":  # the conversion to the untouched base is exact for sums alone
+        raise ConfigError("lora.dora and lora.init: pissa do not go together. Fix: leave one of them out")
+    return MethodPlan(AdapterPlan(**config.lora.model_dump(exclude={"preset"})), **config.tuning.model_dump())
+
+
+def _lora_only(config: RunConfig) -> dict[str, bool]:
+    """The settings that ask for something beside the shape of an update, and whether they are given."""
+    lora = config.lora
+    return {
+        "lora.dora": lora.dora,
+        "lora.init": lora.init != "standard",
+        "training.lora_plus_ratio": config.training.lora_plus_ratio is not None,
+        "lora.bias": lora.bias != "none",
+        "lora.train_top_layers": lora.train_top_layers > 0,
+        "lora.train_embeddings": lora.train_embeddings,
+    }
 
 
 def precision_of(config: RunConfig) -> Precision:
     """The number format of the base; weights of it that are trained must be float32.
 
     Raises:
-        ConfigError: this machine does not have the one that is asked for.
+        ConfigError: this machine does not have the one that is asked for, or as `method_plan`.
     """
-    if config.training.precision == "auto" and adapter_plan(config).trains_base:
+    if config.training.precision == "auto" and method_of(config).trains_base(method_plan(config)):
         return Precision("fp32", "weights of the base are trained")
     return choose_precision(config.training.precision, pick_device())
 
@@ -56,15 +88,18 @@ def make_job(
     """What `fit` needs to train `model` on `train`, picking the best step on `dev`.
 
     Raises:
-        ConfigError: weights are not given for every label.
+        ConfigError: weights are not given for every label, or this machine does not have the optimiser.
     """
     training, device = settle(config.training, len(train)), model.device
+    check_optimizer(training.optimizer, device)
     weights = _class_weights(training.class_weights, labels, task, train)
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    return Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
+    job = Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
+    course = method_of(config).course
+    return job if course is None else replace(job, course=course(model, method_plan(config), job.steps))
 
 
 def _class_weights(given: str | dict[str, float] | None, labels: LabelSet, task: Task, train: Split) -> torch.Tensor | None:
