@@ -17,8 +17,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +40,7 @@ from veneer.tasks import TASKS, Calibration
 FORMAT_VERSION = 1
 INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
+MEMBERS = "members"  # of an ensemble: its runs lie in members/1, members/2, …
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _COPY = "Fix: copy the whole folder again, or train again"
 
@@ -63,6 +64,7 @@ class ArtifactInfo:
         scores: metric -> value on the development texts.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
+        members: how many runs an ensemble averages; 0 for a run with an adapter of its own.
     """
 
     task: str
@@ -79,6 +81,7 @@ class ArtifactInfo:
     scores: dict[str, float]
     versions: dict[str, str]
     calibration: dict[str, Any] | None = None
+    members: int = 0
 
     @property
     def label_set(self) -> LabelSet:
@@ -159,6 +162,24 @@ def read_info(folder: Path) -> ArtifactInfo:
     return info
 
 
+def save_ensemble(folder: Path, members: Sequence[Path], info: ArtifactInfo) -> None:
+    """Write an ensemble into `folder`: copies of its runs, and `info`, whose `members` is how many there are.
+
+    Raises:
+        ArtifactError: a run folder that is damaged.
+    """
+    for number, member in enumerate(members, start=1):
+        read_info(member)
+        target = folder / MEMBERS / str(number)
+        target.mkdir(parents=True)
+        for name in _read_tree(member)["files"]:
+            shutil.copyfile(member / name, target / name)
+        shutil.copyfile(member / INFO_FILE, target / INFO_FILE)
+        sync_files(target.iterdir())
+        sync_folder(target)
+    write_text(folder / INFO_FILE, _info_text(replace(info, members=len(members)), {}))
+
+
 def update_info(folder: Path, info: ArtifactInfo) -> None:
     """Replace what `veneer.json` says of a run; its files and their checksums stay as they are.
 
@@ -170,6 +191,15 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     write_text(folder / INFO_FILE, _info_text(info, files))
 
 
+def check_single(folder: Path, info: ArtifactInfo) -> None:
+    """Raise an ArtifactError of an ensemble, where one adapter is wanted."""
+    if info.members:
+        raise ArtifactError(
+            f"{folder} is an ensemble of {info.members} runs, without an adapter of its own. "
+            f"Fix: one of its runs, such as {folder / MEMBERS / '1'}"
+        )
+
+
 def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto") -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
@@ -178,10 +208,12 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
         precision: auto | fp32 | bf16 | fp16.
 
     Raises:
-        ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
+        ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit, or the folder
+            is an ensemble, which has no model of its own.
         BaseError: the base cannot be found.
     """
     info = read_info(folder)
+    check_single(folder, info)
     location = find_base(base or info.base)
     found = fingerprint(location)
     if found != info.base_fingerprint:
@@ -320,7 +352,8 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
-        "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
+        "members": type(tree.get("members", 0)) is int and tree.get("members", 0) >= 0,
+        "files": isinstance(files, dict) and (bool(tree.get("members")) or set(ADAPTER_FILES) <= files.keys()),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
 

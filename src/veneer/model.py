@@ -340,6 +340,16 @@ def share_inputs(model: Classifier) -> None:
                 lora.SharedInput(same)
 
 
+def share_frozen(model: Classifier, other: Classifier) -> None:
+    """Let the parameters that neither model trains be those of `other`, a model of the same base: one copy in memory."""
+    theirs = dict(other.network.named_parameters())
+    for name, parameter in list(model.network.named_parameters()):
+        same = theirs.get(name, parameter)
+        if not parameter.requires_grad and not same.requires_grad and parameter.dtype == same.dtype:
+            module, _, last = name.rpartition(".")
+            setattr(model.network.get_submodule(module), last, same)
+
+
 def replace_adapter(model: Classifier, adapter: lora.AdapterFile) -> None:
     """Put another adapter, with what it trains of the base's network, in the place of the model's.
 

@@ -289,8 +289,10 @@ def test_only_what_differs_is_written_as_a_pattern(tmp_path: Path) -> None:
 
 
 def test_paths_that_peft_would_confuse_are_not_written(tmp_path: Path) -> None:
-    inner = nn.ModuleDict({"query": nn.Linear(4, 4)})
-    model = nn.ModuleDict({"a": inner, "b": nn.ModuleDict({"a": nn.ModuleDict({"query": nn.Linear(4, 4)})})})
+    def inner() -> nn.ModuleDict:
+        return nn.ModuleDict({"query": nn.Linear(4, 4)})
+
+    model = nn.ModuleDict({"a": inner(), "b": nn.ModuleDict({"a": inner()}), "c": inner()})
     apply_lora(model, ["query"], rank=2, alpha=4.0, ranks={"a.query": 1})
     mark_only_lora_as_trainable(model)
     settings = adapter_settings(model, bias="none", base=None, task_type="FEATURE_EXTRACTION")
