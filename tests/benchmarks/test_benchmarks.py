@@ -15,7 +15,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "predict_speed", "train_cuda", "train_speed"]
+SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "memory", "predict_speed", "train_cuda", "train_speed"]
 
 Base = Callable[..., Path]
 Load = Callable[[str], Any]
@@ -194,3 +194,10 @@ def test_all_ways_to_predict_label_alike(load: Load, monkeypatch: pytest.MonkeyP
     for name, (way, arguments) in ways.items():
         work, _ = module.build_predictor(texts, tmp_path, way, arguments)
         assert work(seed=0)["agreement"] >= 0.75, name  # bf16 may decide a near tie otherwise
+
+
+def test_memory_prints_a_row_a_case(load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    start(load("memory"), monkeypatch, "--only", "tiny BERT", "--rounds", 1)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny BERT")]
+    assert len(rows) == 3
+    assert all("saved" in row for row in rows)
