@@ -2,7 +2,8 @@
 
 On a CPU the measured peak is the growth of the process's resident memory while a step runs, after a warm-up step; beside a tiny
 model that is mostly the allocator's own doing, so that for these the bytes that autograd saves are compared, counted by torch's
-hooks. With a GPU the peak is torch's own count, weights and optimiser included. No weights are needed: they are random.
+hooks. The C library's allocator is told to give freed blocks back, unless --default-allocator says otherwise. With a GPU the peak
+is torch's own count, weights and optimiser included. No weights are needed: they are random.
 
     python benchmarks/memory.py
 """
@@ -10,6 +11,7 @@ hooks. With a GPU the peak is torch's own count, weights and optimiser included.
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -190,7 +192,10 @@ def main() -> None:
     flags = parser(__doc__, rounds=3)
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the steps run")
     flags.add_argument("--only", metavar="BASE", help="one of " + ", ".join(BASES))
+    flags.add_argument("--default-allocator", action="store_true", help="let glibc keep freed blocks, as it does by itself")
     arguments = flags.parse_args()
+    if not arguments.default_allocator:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # larger blocks go back to the system at once
     machine = start(arguments)
     columns = ("base", "texts", "method", "precision", "checkpointed", "bytes", "estimated MiB", "measured MiB", "ratio")
     rows, results = [], []

@@ -5,6 +5,8 @@
     tokenizer.json, tokenizer_config.json, …         the tokenizer
     veneer.json                                      everything else, and a checksum of every file above
 
+An ensemble has no adapter, but whole runs in `members/1`, `members/2` and so on, and a `veneer.json` of what they are together.
+
 `veneer.json` is written last and replaced at once: a folder that holds it is whole. Nothing is pickled.
 
 Knows files and the model; knows nothing of training, and does not judge.
@@ -29,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
+from veneer.config import CONFIG_FILE
 from veneer.errors import ArtifactError, DataError, LoraError
 from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
@@ -172,9 +175,9 @@ def save_ensemble(folder: Path, members: Sequence[Path], info: ArtifactInfo) -> 
         read_info(member)
         target = folder / MEMBERS / str(number)
         target.mkdir(parents=True)
-        for name in _read_tree(member)["files"]:
-            shutil.copyfile(member / name, target / name)
-        shutil.copyfile(member / INFO_FILE, target / INFO_FILE)
+        for name in (*_read_tree(member)["files"], CONFIG_FILE, INFO_FILE):
+            if (member / name).is_file():  # not every run has kept its configuration
+                shutil.copyfile(member / name, target / name)
         sync_files(target.iterdir())
         sync_folder(target)
     write_text(folder / INFO_FILE, _info_text(replace(info, members=len(members)), {}))
@@ -264,6 +267,8 @@ def sync_files(paths: Iterable[Path]) -> None:
 
 def _info_text(info: ArtifactInfo, files: dict[str, str]) -> str:
     tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": files}
+    if not info.members:
+        del tree["members"]  # an older veneer does not know it
     return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -83,6 +83,8 @@ def test_an_ensemble_is_whole_and_has_one_base_in_memory(tiny_base: Base, tmp_pa
     assert (predictor.merge().logits(TEXTS) - before).abs().max() < 1e-4
     with pytest.raises(InputError, match="no single model"):
         _ = predictor.loaded
+    assert load(out / "members" / "2").info.labels == ("bad", "good")
+    assert run_config(out / "members" / "2").data.train == str(folders[1] / "gone.csv")
     with pytest.raises(ArtifactError, match="is an ensemble of 2 runs"):
         load_artifact(out)
 

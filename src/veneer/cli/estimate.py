@@ -224,7 +224,8 @@ def _show(
     print_lines(
         console,
         f"a step of {config.training.batch_size} texts of {config.data.max_length} tokens each{cut}; shorter texts take less",
-        "not counted: the libraries themselves (some 400 MiB of a process on a CPU), on a GPU its driver's context",
+        "not counted: the libraries themselves (some 400 MiB of a process on a CPU) and freed blocks that the C library keeps",
+        "(docs/estimate.md); on a GPU its driver's context",
     )
     if measured is not None:
         steps = f"{measured['steps']} steps on {measured['device']} in {measured['precision']}"

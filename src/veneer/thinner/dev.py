@@ -28,6 +28,7 @@ class Dev:
     Attributes:
         targets: as `task.targets` gives them for `labels`.
         metric: the score that runs are compared by.
+        bootstrap: resamples behind the choice of a decision rule.
     """
 
     examples: tuple[Example, ...]
@@ -35,6 +36,7 @@ class Dev:
     task: Task
     labels: LabelSet
     metric: str
+    bootstrap: int
     seed: int
 
     @classmethod
@@ -42,7 +44,9 @@ class Dev:
         """The development texts of a run with this resolved configuration."""
         task = TASKS[config.task]  # type: ignore[index]
         targets = task.targets([[labels.id(label) for label in example.labels] for example in examples], len(labels))
-        return cls(tuple(examples), targets, task, labels, compared_metric(config.evaluation.metric), config.seed)
+        evaluation = config.evaluation
+        metric = compared_metric(evaluation.metric)
+        return cls(tuple(examples), targets, task, labels, metric, evaluation.bootstrap, config.seed)
 
     def logits(self, predictor: Predictor, progress: Callable[[int], None] | None = None) -> Tensor:
         """`[N, C]` logits of a model of these labels, in this order."""
@@ -79,5 +83,6 @@ class Dev:
             goal=goal,
             coverage=None if coverage is None else coverage.target,
             precision=None if precision is None else precision.target,
+            bootstrap=self.bootstrap,
             seed=self.seed,
         )

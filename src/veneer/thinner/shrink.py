@@ -94,7 +94,7 @@ def shrink_run(
         keep: the share of its score on dev that must be left; nor may the score fall below its 95 % interval.
         goal: what its decision rule was fitted for; None where that cannot be repeated, so that the rule is kept.
         base: where the base is, if not where training found it.
-        progress: called with the number of passes over dev that are done, out of `most_passes`.
+        progress: called with 1 after each pass over dev.
 
     Raises:
         InputError: `out` exists, or the run cannot be loaded.
@@ -153,11 +153,6 @@ def smallest(total: int, passes: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if passes(middle) else (middle, high)
     return high
-
-
-def most_passes(total: int) -> int:
-    """How many passes over dev `shrink_run` takes at most for `total` singular values: those of the bisection, and a last one."""
-    return total.bit_length() + 1
 
 
 def refit(dev: Dev, logits: Tensor, old: Calibration, goal: Goal | None, bound: float) -> tuple[Calibration | None, str]:
