@@ -121,3 +121,17 @@ def test_multi_label_weights_rise_with_rarity_up_to_a_bound() -> None:
     targets = torch.stack([(torch.arange(200) < count).float() for count in positives], dim=1)
     weights = MULTI.class_weights(targets, 6).tolist()
     assert weights == pytest.approx([1.0, 10.0, math.sqrt(19), 1.0, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("name", ["single_label", "multi_label"])
+def test_averaged_logits_have_the_mean_probabilities(name: str) -> None:
+    task, logits = TASKS[name], torch.randn(3, 5, 4) * 3  # type: ignore[index]
+    expected = torch.stack([task.probabilities(one) for one in logits]).mean(0)
+    torch.testing.assert_close(task.probabilities(task.averaged(logits)), expected)
+
+
+@pytest.mark.parametrize("name", ["single_label", "multi_label"])
+def test_averaged_logits_are_finite_where_probabilities_are_too_small_for_float32(name: str) -> None:
+    averaged = TASKS[name].averaged(torch.tensor([[[300.0, -300.0]], [[400.0, -400.0]]]))  # type: ignore[index]
+    assert averaged.isfinite().all()
+    assert averaged[0, 0] - averaged[0, 1] > 500

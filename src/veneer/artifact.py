@@ -6,6 +6,8 @@
     tokenizer.json, tokenizer_config.json, …         the tokenizer
     veneer.json                                      everything else, and a checksum of every file above
 
+An ensemble has no adapter, but whole runs in `members/1`, `members/2` and so on, and a `veneer.json` of what they are together.
+
 `veneer.json` is written last and replaced at once: a folder that holds it is whole. Nothing is pickled.
 
 Knows files and the model; knows nothing of training, and does not judge.
@@ -18,8 +20,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -37,12 +39,13 @@ from veneer.model import Classifier, build_classifier
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.quantise import BasePrecision
-from veneer.run_files import INFO_FILE
+from veneer.run_files import CONFIG_FILE, INFO_FILE
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # of 1 is a folder from before there was `method`: LoRA
 HEAD_FILE = "head.safetensors"
+MEMBERS = "members"  # of an ensemble: its runs lie in members/1, members/2, …
 _COPY = "Fix: copy the whole folder again, or train again"
 
 
@@ -67,6 +70,7 @@ class ArtifactInfo:
         method: of fine-tuning, a name in `veneer.methods.METHODS`.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
+        members: how many runs an ensemble averages; 0 for a run with an adapter of its own.
     """
 
     task: str
@@ -85,6 +89,7 @@ class ArtifactInfo:
     method: str = "lora"
     calibration: dict[str, Any] | None = None
     base_precision: str = "auto"
+    members: int = 0
 
     @property
     def label_set(self) -> LabelSet:
@@ -158,6 +163,24 @@ def read_info(folder: Path) -> ArtifactInfo:
     return info
 
 
+def save_ensemble(folder: Path, members: Sequence[Path], info: ArtifactInfo) -> None:
+    """Write an ensemble into `folder`: copies of its runs, and `info`, whose `members` is how many there are.
+
+    Raises:
+        ArtifactError: a run folder that is damaged.
+    """
+    for number, member in enumerate(members, start=1):
+        read_info(member)
+        target = folder / MEMBERS / str(number)
+        target.mkdir(parents=True)
+        for name in (*_read_tree(member)["files"], CONFIG_FILE, INFO_FILE):
+            if (member / name).is_file():  # not every run has kept its configuration
+                shutil.copyfile(member / name, target / name)
+        sync_files(target.iterdir())
+        sync_folder(target)
+    write_text(folder / INFO_FILE, _info_text(replace(info, members=len(members)), {}))
+
+
 def update_info(folder: Path, info: ArtifactInfo) -> None:
     """Replace what `veneer.json` says of a run; its files and their checksums stay as they are.
 
@@ -167,6 +190,15 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     read_info(folder)
     files = _read_tree(folder)["files"]
     write_text(folder / INFO_FILE, _info_text(info, files))
+
+
+def check_single(folder: Path, info: ArtifactInfo) -> None:
+    """Raise an ArtifactError of an ensemble, where one adapter is wanted."""
+    if info.members:
+        raise ArtifactError(
+            f"{folder} is an ensemble of {info.members} runs, without an adapter of its own. "
+            f"Fix: one of its runs, such as {folder / MEMBERS / '1'}"
+        )
 
 
 def load_artifact(
@@ -180,11 +212,13 @@ def load_artifact(
         base_precision: auto | nf4 | int8, if not the one of training.
 
     Raises:
-        ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit.
+        ArtifactError: as `read_info`, or the base is not the one the adapter was trained on, or tensors do not fit, or the folder
+            is an ensemble, which has no model of its own.
         BaseError: the base cannot be found.
         ConfigError: this machine does not have the precision, or its library.
     """
     info = read_info(folder)
+    check_single(folder, info)
     location = find_base(base or info.base)
     found = fingerprint(location)
     if found != info.base_fingerprint:
@@ -235,6 +269,8 @@ def sync_files(paths: Iterable[Path]) -> None:
 
 def _info_text(info: ArtifactInfo, files: dict[str, str]) -> str:
     tree = {"format_version": FORMAT_VERSION, **asdict(info), "files": files}
+    if not info.members:
+        del tree["members"]  # an older veneer does not know it
     return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -304,6 +340,7 @@ def _read_tree(folder: Path) -> dict[str, Any]:
 def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
     """The keys of `veneer.json` whose values are not what veneer writes."""
     method = METHODS.get(str(tree.get("method", "lora")))
+    members = tree.get("members", 0)
     texts = ("base", "base_id", "base_fingerprint", "data_fingerprint", "precision")
     sound = {key: isinstance(tree[key], str) for key in texts}
     sound |= {
@@ -317,7 +354,8 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "method": method is not None,
-        "files": isinstance(files, dict) and (method is None or set(method.files) <= files.keys()),
+        "members": type(members) is int and members >= 0,
+        "files": isinstance(files, dict) and (bool(members) or method is None or set(method.files) <= files.keys()),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
 

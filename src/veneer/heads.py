@@ -143,6 +143,16 @@ def head_modules(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in used.items() if module is not None}
 
 
+def label_tensors(network: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors of a sequence classifier that have a row a label: those of the layer that gives the C logits."""
+    layers = {name: module for name, module in network.named_children() if name in OUTPUT_LAYERS}
+    paths = {name if isinstance(module, nn.Linear) else f"{name}.out_proj": module for name, module in layers.items()}
+    inside = {
+        path: module if isinstance(module, nn.Linear) else module.get_submodule("out_proj") for path, module in paths.items()
+    }
+    return tuple(f"{path}.{name}" for path, module in inside.items() for name, _ in module.named_parameters())
+
+
 def _bert(net: Any, pooled: Tensor) -> Tensor:
     return net.classifier(net.dropout(net.base_model.pooler(pooled[:, None])))  # type: ignore[no-any-return]
 

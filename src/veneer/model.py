@@ -245,25 +245,39 @@ def build_classifier(
     return Classifier(network, plan, num_labels, missing, padding_reason)
 
 
-def skeleton(base: BaseLocation, num_labels: int, *, pooling: str = "auto") -> Classifier:
+def skeleton(
+    base: BaseLocation,
+    num_labels: int,
+    *,
+    pooling: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    attention: str = packing.PACKED_ATTENTION,
+) -> Classifier:
     """What `build_classifier` gives, without its weights: on the meta device, from the base's configuration alone.
 
     What the checkpoint lacks of the family's head is read from the weights' names and shapes; where there are no weights, it is
     taken to hold all but the classifier.
 
+    Args:
+        attention: registered name of the attention, where the base can pack.
+
     Raises:
         BaseError: the configuration cannot be used, or the base cannot be pooled that way.
     """
     config, plan = _plan(base, pooling)
+    options: dict[str, Any] = {"dtype": dtype}
+    if (padding_reason := packing_support(config)) is None:
+        packing.enable()
+        options["attn_implementation"] = attention
     with torch.device("meta"):
         if plan.own:
             config.num_labels = num_labels
-            network = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+            network = AutoModelForSequenceClassification.from_config(config, **options)  # type: ignore[no-untyped-call]
         else:
-            network = AutoModel.from_config(config, **encoder_options(config))  # type: ignore[no-untyped-call]
+            network = AutoModel.from_config(config, **options, **encoder_options(config))  # type: ignore[no-untyped-call]
         network.requires_grad_(False)
         missing = _missing_head(network, base) if plan.own else ()
-        return Classifier(network, plan, num_labels, missing, packing_support(config))
+        return Classifier(network, plan, num_labels, missing, padding_reason)
 
 
 def _plan(base: BaseLocation, pooling: str) -> tuple[PreTrainedConfig, HeadPlan]:
@@ -376,6 +390,16 @@ def share_inputs(model: Classifier) -> None:
         for same in alike.values():
             if len(same) > 1:
                 lora.SharedInput(same)
+
+
+def share_frozen(model: Classifier, other: Classifier) -> None:
+    """Let the parameters that neither model trains be those of `other`, a model of the same base: one copy in memory."""
+    theirs = dict(other.network.named_parameters())
+    for name, parameter in list(model.network.named_parameters()):
+        same = theirs.get(name, parameter)
+        if not parameter.requires_grad and not same.requires_grad and parameter.dtype == same.dtype:
+            module, _, last = name.rpartition(".")
+            setattr(model.network.get_submodule(module), last, same)
 
 
 def replace_adapter(model: Classifier, adapter: lora.AdapterFile) -> None:

@@ -1,4 +1,4 @@
-"""Texts to predictions with a trained run folder.
+"""Texts to predictions with a trained run folder, or with an ensemble of several.
 
 Knows the run folder, the task and the batch loop; knows nothing of training or of the command line.
 """
@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer.artifact import ArtifactInfo, Loaded, load_artifact
+from veneer.artifact import MEMBERS, ArtifactInfo, Loaded, load_artifact, read_info
 from veneer.data import encode
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
+from veneer.model import share_frozen
 from veneer.quantise import BasePrecision
 from veneer.tasks import PLAIN, TASKS, Calibration
 
@@ -41,10 +42,45 @@ class Prediction:
     abstained: bool = False
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """Several runs whose calibrated probabilities are averaged; their decision rules play no part.
+
+    Attributes:
+        info: of the whole; its labels are those of the members, in its own order.
+        members: the runs, over one base in memory.
+    """
+
+    info: ArtifactInfo
+    members: tuple[Predictor, ...]
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None, progress: Callable[[int], None] | None) -> Tensor:
+        """`[N, C]` float32 logits of the mean probabilities."""
+        every = _Parts(progress, len(self.members)) if progress is not None else None
+        return TASKS[self.info.task].averaged(  # type: ignore[index]
+            torch.stack([self._calibrated(member, member.logits(texts, pairs, progress=every)) for member in self.members])
+        )
+
+    def _calibrated(self, member: Predictor, logits: Tensor) -> Tensor:
+        places = [member.info.label_set.id(label) for label in self.info.labels]
+        return member.calibration.calibrated(logits)[:, places]
+
+
+class _Parts:
+    """Progress of several passes over the texts, told as if it were one."""
+
+    def __init__(self, progress: Callable[[int], None], passes: int) -> None:
+        self._progress, self._passes, self._rest = progress, passes, 0
+
+    def __call__(self, texts: int) -> None:
+        whole, self._rest = divmod(self._rest + texts, self._passes)
+        self._progress(whole)
+
+
 class Predictor:
     """A trained classifier, ready for texts. Threads may share it: the model takes them one at a time."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded | Ensemble) -> None:
         self._loaded = loaded
         self._task = TASKS[loaded.info.task]  # type: ignore[index]
         stored = loaded.info.calibration
@@ -63,15 +99,27 @@ class Predictor:
 
     @property
     def loaded(self) -> Loaded:
-        """The model and its tokenizer."""
+        """The model and its tokenizer.
+
+        Raises:
+            InputError: of an ensemble, which has several.
+        """
+        if isinstance(self._loaded, Ensemble):
+            raise InputError("an ensemble has no single model. Fix: load one of its runs")
         return self._loaded
 
     def merge(self) -> Predictor:
         """Put what was learned into the base's weights, for speed; probabilities move by rounding only.
 
+        The runs of an ensemble then have weights of their own each, no longer one base.
+
         Raises:
             InputError: the run's method cannot be merged.
         """
+        if isinstance(self._loaded, Ensemble):
+            for member in self._loaded.members:
+                member.merge()
+            return self
         method = METHODS[self.info.method]
         if method.merge is None:
             raise InputError(f"this model cannot be merged: the method {method.name} {method.unmergeable}")
@@ -100,6 +148,8 @@ class Predictor:
             raise InputError(f"every text needs its second one: there are {len(texts)} texts and {len(pairs)} second texts")
         if len(texts) == 0:
             return torch.empty(0, len(self.info.labels))
+        if isinstance(self._loaded, Ensemble):
+            return self._loaded.logits(texts, pairs, progress)
         encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
         with self._model_in_use:
             return compute_logits(self._loaded.model, encoded, progress=progress)
@@ -148,7 +198,7 @@ def _chosen(names: Sequence[str], probabilities: list[float], flags: list[bool])
 def load(
     folder: str | Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
 ) -> Predictor:
-    """The classifier of a run folder.
+    """The classifier of a run folder, or of an ensemble of runs over one base.
 
     Args:
         base: where the base is, if not where it was found in training.
@@ -159,4 +209,20 @@ def load(
         ArtifactError: the folder is missing, damaged, of another format version, or made for another base.
         BaseError: the base cannot be found.
     """
-    return Predictor(load_artifact(Path(folder), base=base, precision=precision, base_precision=base_precision))
+    folder = Path(folder)
+    info = read_info(folder)
+    places = [folder / MEMBERS / str(number) for number in range(1, info.members + 1)] or [folder]
+    loaded = [load_artifact(place, base=base, precision=precision, base_precision=base_precision) for place in places]
+    return together(info, loaded) if info.members else Predictor(loaded[0])
+
+
+def together(info: ArtifactInfo, members: Sequence[Loaded]) -> Predictor:
+    """The ensemble of runs over one base, of which one copy stays in memory.
+
+    Args:
+        info: of the whole.
+    """
+    for number, member in enumerate(members):
+        for other in members[:number]:  # not the first alone: its base may be in another precision
+            share_frozen(member.model, other.model)
+    return Predictor(Ensemble(info, tuple(map(Predictor, members))))

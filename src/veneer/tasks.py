@@ -141,6 +141,9 @@ class Task(Protocol):
     def confidence(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N]` probabilities that the decision on a text is right as a whole."""
 
+    def averaged(self, logits: Tensor) -> Tensor:
+        """`[N, C]` logits whose probabilities are the means of those of `[M, N, C]` logits of M models."""
+
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """`[C]` float32 weights that let rare classes count more, `balanced` in the configuration."""
 
@@ -178,6 +181,10 @@ class SingleLabel:
         """`[N]`: the probability of the decided class."""
         decided = self.decide(logits, calibration)
         return self.probabilities(logits, calibration).gather(1, decided[:, None]).squeeze(1)
+
+    def averaged(self, logits: Tensor) -> Tensor:
+        """`[N, C]`: the logarithm of the mean probability."""
+        return _log_mean(logits.double().log_softmax(-1)).float()
 
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """n / (C·n_c) over the C classes with texts, as scikit-learn's `balanced`: their mean over the texts is 1.
@@ -227,6 +234,11 @@ class MultiLabel:
         probabilities = self.probabilities(logits, calibration)
         return torch.where(self.decide(logits, calibration), probabilities, 1.0 - probabilities).prod(-1)
 
+    def averaged(self, logits: Tensor) -> Tensor:
+        """`[N, C]`: log p − log(1 − p) of the mean probability p."""
+        z = logits.double()
+        return (_log_mean(functional.logsigmoid(z)) - _log_mean(functional.logsigmoid(-z))).float()
+
     def class_weights(self, targets: Tensor, classes: int) -> Tensor:
         """sqrt(negatives / positives) of each label, 0.1 to 10: the plain ratio overshoots badly on labels of a percent.
 
@@ -235,6 +247,11 @@ class MultiLabel:
         positives = targets.sum(0)
         ratio = (len(targets) - positives) / positives.clamp(min=1.0)
         return torch.where(positives > 0, ratio.sqrt().clamp(0.1, 10.0), 1.0)
+
+
+def _log_mean(logs: Tensor) -> Tensor:
+    """The logarithm of the mean over the first dimension of what `logs` are the logarithms of; no small number is lost."""
+    return logs.logsumexp(0) - math.log(len(logs))
 
 
 PLAIN = Calibration()

@@ -15,7 +15,18 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["attention", "audit", "calibration", "defaults", "dropout", "methods", "predict_speed", "train_cuda", "train_speed"]
+SCRIPTS = [
+    "attention",
+    "audit",
+    "calibration",
+    "defaults",
+    "dropout",
+    "memory",
+    "methods",
+    "predict_speed",
+    "train_cuda",
+    "train_speed",
+]
 
 Base = Callable[..., Path]
 Load = Callable[[str], Any]
@@ -213,3 +224,10 @@ def test_methods_trains_each_once_and_compares_lora_with_full(
     monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("a method that is there is trained again"))
     start(module, monkeypatch, *flags)
     assert capsys.readouterr().out.splitlines()[5:] == first.out.splitlines()[5:]
+
+
+def test_memory_prints_a_row_a_case(load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    start(load("memory"), monkeypatch, "--only", "tiny BERT", "--rounds", 1)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny BERT")]
+    assert len(rows) == 3
+    assert all("saved" in row for row in rows)

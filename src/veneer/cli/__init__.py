@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 import veneer
-from veneer.cli import audit, calibrate, compare, demo, doctor, evaluate, inspect, merge, predict, report, train
+from veneer.cli import (
+    audit,
+    calibrate,
+    combine,
+    compare,
+    demo,
+    doctor,
+    estimate,
+    evaluate,
+    inspect,
+    merge,
+    predict,
+    report,
+    shrink,
+    train,
+)
 from veneer.cli.output import print_error
 from veneer.errors import VeneerError, file_refusal
 
@@ -66,6 +81,9 @@ app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("merge")(merge.merge)
+app.command("estimate")(estimate.estimate)
+app.command("shrink")(shrink.shrink)
+app.command("combine")(combine.combine)
 app.command("doctor")(doctor.doctor)
 
 

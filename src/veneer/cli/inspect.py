@@ -47,22 +47,27 @@ def inspect(
 
 def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifier:
     """The adapted model without weights."""
-    from veneer.artifact import read_info
+    from veneer.artifact import check_single, read_info
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config
     from veneer.config import load_config
+    from veneer.lora import apply_adapter, read_adapter
     from veneer.model import skeleton
     from veneer.training.setup import method_of, method_plan
 
     if is_run(Path(what)):
         info = read_info(Path(what))
+        check_single(Path(what), info)
         config = run_config(Path(what), overrides)
         base, labels = info.base, labels or len(info.labels)
     else:
         config = load_config(None, overrides)
         base = what
     model = skeleton(find_base(base, weights=False), labels or 2, pooling=config.pooling)
-    method_of(config).apply(model, method_plan(config))
+    if is_run(Path(what)) and not overrides and config.method == "lora":
+        apply_adapter(model.network, read_adapter(Path(what)))  # whose ranks may be other ones than it was trained with
+    else:
+        method_of(config).apply(model, method_plan(config))
     return model
 
 

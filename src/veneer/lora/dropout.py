@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_BANK = 1 << 22  # windows repeat only where two offsets are equal
+BANK = 1 << 22  # numbers in it; windows repeat only where two offsets are equal
 _ALIGN = 32  # bf16 numbers in a cache line
 
 
@@ -38,6 +38,6 @@ def dropout_mask(rows: int, width: int, p: float, *, device: torch.device, dtype
 def _bank(threshold: int, dtype: torch.dtype) -> Tensor:
     """`[2^22]` zeros and scaled ones; a 16-bit random number below `threshold` drops. Its mean is 1 to the dtype's precision."""
     generator = torch.Generator().manual_seed(0x5EED)
-    bits = torch.empty(_BANK // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.uint16)
+    bits = torch.empty(BANK // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.uint16)
     kept = bits.to(torch.int32) >= threshold
     return kept.to(dtype) * (len(kept) / int(kept.sum()))

@@ -1,0 +1,253 @@
+"""`veneer estimate`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from veneer.cli import flags
+from veneer.cli.output import messages, print_json, print_lines, results
+from veneer.errors import BaseError, ConfigError, InputError
+
+if TYPE_CHECKING:
+    from veneer.bases import BaseLocation
+    from veneer.config import RunConfig
+    from veneer.estimate import DeviceType, Memory
+    from veneer.model import Classifier
+
+METHODS = ("lora", "head", "bitfit", "top_layers", "full")  # the others' parts are made by their libraries, with numbers
+MANY_TEXTS = 100_000  # what `auto` settings mean here
+PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "workspace")
+
+_METHOD = typer.Option(
+    "--method", metavar="NAME", help=f"what is trained: {' | '.join(METHODS)}; full is shown beside the others"
+)
+_LABELS = typer.Option("--labels", metavar="N", min=1, help="number of labels")
+_TFLOPS = typer.Option("--tflops", metavar="X", help="give times at this rate, in 10¹² operations a second", show_default=False)
+_MEASURE = typer.Option("--measure", help="time some steps here, which needs the base's weights")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to train on one device."""
+
+    device: DeviceType
+    method: str
+    checkpointing: bool
+    precision: str
+    memory: Memory
+
+
+def estimate(
+    context: typer.Context,
+    base: Annotated[str, typer.Argument(metavar="BASE", help="a base: its configuration alone is read", show_default=False)],
+    method: Annotated[str, _METHOD] = "lora",
+    labels: Annotated[int, _LABELS] = 2,
+    batch_size: flags.BatchSize = None,
+    max_length: flags.MaxLength = None,
+    precision: flags.Precision = None,
+    pooling: flags.Pooling = None,
+    preset: flags.Preset = None,
+    rank: flags.Rank = None,
+    alpha: flags.Alpha = None,
+    dropout: flags.Dropout = None,
+    settings: flags.Set = None,
+    tflops: Annotated[float | None, _TFLOPS] = None,
+    measure: Annotated[bool, _MEASURE] = False,
+    json: flags.Json = False,
+) -> None:
+    """Say what training would take: memory by part on CPU and GPU, with and without checkpointing, and full fine-tuning beside.
+
+    A step of --batch-size texts, each as long as --max-length, is run without numbers, so that nothing is guessed and no
+    weights are needed.
+    """
+    from veneer.bases import find_base
+    from veneer.config import load_config, settle
+    from veneer.estimate import texts_a_pass
+
+    if method not in METHODS:
+        raise ConfigError(f"--method is one of {', '.join(METHODS)}, not '{method}'")
+    if tflops is not None and not tflops > 0:
+        raise InputError(f"--tflops is a number above 0, not {tflops:g}")
+    config = load_config(None, flags.overrides_of({**context.params, "base": base}, settings))
+    training = settle(config.training, MANY_TEXTS)
+    config = config.model_copy(update={"training": training})
+    location = find_base(base, weights=measure)
+    texts = texts_a_pass(training.batch_size, config.data.max_length, config.training.tokens_per_pass)
+    with messages().status("running a step without numbers"):
+        columns = [
+            _column(location, config, device, one, checkpointing, labels, texts)
+            for device in _devices(config.training.precision)
+            for one in dict.fromkeys((method, "full"))
+            for checkpointing in (False, True)
+        ]
+    passes = -(-training.batch_size // texts)
+    measured = _measured(location, config, method, labels) if measure else None
+    if json:
+        print_json(_document(config, columns, texts, passes, tflops, measured))
+    else:
+        _show(results(), config, columns, texts, passes, tflops, measured)
+
+
+def _devices(precision: str) -> tuple[DeviceType, ...]:
+    return ("cuda",) if precision == "fp16" else ("cpu", "cuda")
+
+
+def _precision(config: RunConfig, device: DeviceType, method: str) -> str:
+    """What the base would run in; weights of it that are trained are float32."""
+    import torch
+
+    from veneer.precision import choose_precision
+    from veneer.training.setup import method_of, method_plan
+
+    asked, config = config.training.precision, config.model_copy(update={"method": method})
+    if method_of(config).trains_base(method_plan(config)):
+        return "fp32"
+    if asked == "auto" and device == "cuda":
+        return "bf16"
+    return choose_precision(asked, torch.device(device)).name
+
+
+def _column(
+    base: BaseLocation, config: RunConfig, device: DeviceType, method: str, checkpointing: bool, labels: int, texts: int
+) -> Column:
+    from veneer.estimate import estimate_step
+    from veneer.model import checkpoint_activations
+
+    precision = _precision(config, device, method)
+    model = meta_model(base, config, device, method, precision, labels)
+    if checkpointing:
+        checkpoint_activations(model)
+    model.train()
+    try:
+        memory = estimate_step(model, _loss(model, texts, config.data.max_length), device)
+    except (RuntimeError, NotImplementedError) as error:
+        raise BaseError(
+            f"a step of {base.name} cannot be run without numbers: the code of {model.config.model_type} looks at them "
+            f"({' '.join(str(error).split())[:100]}). Fix: veneer doctor --data FILE --base {base.name}, which measures"
+        ) from None
+    return Column(device, method, checkpointing, precision, memory)
+
+
+def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, method: str, precision: str, labels: int) -> Classifier:
+    """The model to be trained, without its weights."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    from veneer.estimate import KERNEL_ATTENTION, kernel_attention
+    from veneer.model import skeleton
+    from veneer.packing import PACKED_ATTENTION
+    from veneer.precision import DTYPES
+    from veneer.training.setup import method_of, method_plan
+
+    attention = PACKED_ATTENTION
+    if device == "cuda" and precision != "fp32":
+        attention = KERNEL_ATTENTION
+        AttentionInterface.register(KERNEL_ATTENTION, kernel_attention)
+        AttentionMaskInterface.register(KERNEL_ATTENTION, lambda *_, **__: None)
+    dtype = DTYPES[precision]  # type: ignore[index]
+    model = skeleton(base, labels, pooling=config.pooling, dtype=dtype, attention=attention)
+    config = config.model_copy(update={"method": method})
+    method_of(config).apply(model, method_plan(config))
+    return model
+
+
+def _loss(model: Classifier, texts: int, length: int) -> Any:
+    import numpy as np
+
+    from veneer.data import EncodedTexts
+
+    tokens = texts * length
+    ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.uint8)
+    encoded = EncodedTexts(ids, types, np.arange(texts + 1) * length, 0)
+    batch = model.batch(encoded, range(texts))
+    return lambda: model(batch).sum()
+
+
+def _measured(base: BaseLocation, config: RunConfig, method: str, labels: int) -> dict[str, Any]:
+    """Steps of texts of full length, timed as `veneer doctor --data` does."""
+    from veneer.bases import load_tokenizer
+    from veneer.config import settle
+    from veneer.data import Example
+    from veneer.labels import LabelSet
+    from veneer.tasks import TASKS
+    from veneer.training.measure import STEPS, measure
+
+    names = LabelSet(tuple(str(i) for i in range(labels)))
+    tokenizer = load_tokenizer(base)
+    text = " ".join(["word"] * config.data.max_length)
+    count = settle(config.training, MANY_TEXTS).batch_size * (STEPS + 1)
+    examples = [Example(text, None, (names[i % labels],), i + 1) for i in range(count)]
+    with messages().status("timing some steps"):
+        config = config.model_copy(update={"method": method})
+        return measure(config, base, tokenizer, examples, names, TASKS["single_label"]).to_json()
+
+
+def _document(
+    config: RunConfig,
+    columns: list[Column],
+    texts: int,
+    passes: int,
+    tflops: float | None,
+    measured: dict[str, Any] | None,
+) -> dict[str, Any]:
+    rows = [
+        {
+            "device": column.device,
+            "method": column.method,
+            "checkpointing": column.checkpointing,
+            "precision": column.precision,
+            "bytes": {key: value for key, value in column.memory.to_json().items() if key != "flops"},
+            "flops_a_step": column.memory.flops * passes,
+            "seconds_a_step": None if tflops is None else column.memory.flops * passes / (tflops * 1e12),
+        }
+        for column in columns
+    ]
+    settings = {"batch_size": config.training.batch_size, "max_length": config.data.max_length, "texts_a_pass": texts}
+    return settings | {"estimates": rows, "measured": measured}
+
+
+def _show(
+    console: Console,
+    config: RunConfig,
+    columns: list[Column],
+    texts: int,
+    passes: int,
+    tflops: float | None,
+    measured: dict[str, Any] | None,
+) -> None:
+    for device in dict.fromkeys(column.device for column in columns):
+        console.print(_table([column for column in columns if column.device == device], passes, tflops))
+        console.print()
+    cut = f", in {passes} passes of {texts} texts" if passes > 1 else ""
+    print_lines(
+        console,
+        f"a step of {config.training.batch_size} texts of {config.data.max_length} tokens each{cut}; shorter texts take less",
+        "not counted: the libraries themselves (some 400 MiB of a process on a CPU) and freed blocks that the C library keeps",
+        "(docs/estimate.md); on a GPU its driver's context",
+    )
+    if measured is not None:
+        steps = f"{measured['steps']} steps on {measured['device']} in {measured['precision']}"
+        print_lines(console, f"measured here: {measured['texts_per_second']} texts a second ({steps})")
+    elif tflops is None:
+        print_lines(console, "for times: --tflops X, or --measure where the base's weights are")
+
+
+def _table(columns: list[Column], passes: int, tflops: float | None) -> Table:
+    title = {"cpu": "On a CPU", "cuda": "On a GPU"}[columns[0].device]
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("MiB")
+    for column in columns:
+        table.add_column(
+            f"{column.method}, {column.precision}" + ("\ncheckpointed" if column.checkpointing else ""), justify="right"
+        )
+    for part in (*PARTS, "total"):
+        sizes = [f"{getattr(column.memory, part) / 2**20:,.1f}" for column in columns]
+        table.add_row("most at once" if part == "total" else part, *sizes, end_section=part == PARTS[-1])
+    table.add_row("10⁹ operations", *(f"{column.memory.flops * passes / 1e9:,.0f}" for column in columns))
+    if tflops is not None:
+        table.add_row("seconds a step", *(f"{column.memory.flops * passes / (tflops * 1e12):,.3f}" for column in columns))
+    return table

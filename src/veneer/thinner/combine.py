@@ -1,0 +1,197 @@
+"""Several runs over one base as one run: the weighted sum of their updates, their heads averaged label by label.
+
+Knows run folders, labels and adapters; the arithmetic of updates is `veneer.lora.combine`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from veneer import lora
+from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact, package_versions, read_info
+from veneer.config import RunConfig
+from veneer.errors import ArtifactError, InputError
+from veneer.evaluation.metrics import Interval
+from veneer.heads import label_tensors
+from veneer.labels import shorten
+from veneer.model import replace_adapter
+from veneer.predictor import Predictor
+from veneer.tasks import PLAIN, Calibration
+from veneer.thinner.dev import Dev
+from veneer.thinner.folder import check_free, plain_lora, write_run
+
+# What must be the same in runs that go together, and how it is called in a message.
+_SHARED = {
+    "base_fingerprint": "base",
+    "task": "task",
+    "pooling": "pooling",
+    "own_head": "head of the base's family",
+    "pair": "pairs of texts",
+}
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What came of several runs.
+
+    Attributes:
+        score: on the dev texts of the first run, with its 95 % interval; None where there are none to score.
+        calibrated: whether a calibration was fitted there.
+    """
+
+    folder: Path
+    ranks: dict[str, int]
+    metric: str
+    texts: int
+    score: Interval | None
+    calibrated: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        score = None if self.score is None else [self.score.value, self.score.low, self.score.high]
+        return {
+            "folder": str(self.folder),
+            "ranks": self.ranks,
+            "metric": self.metric,
+            "dev_texts": self.texts,
+            "score": score,
+            "calibrated": self.calibrated,
+        }
+
+
+def combine_runs(
+    folders: Sequence[Path],
+    out: Path,
+    weights: Sequence[float],
+    config: RunConfig,
+    dev: Dev | None,
+    *,
+    base: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Combined:
+    """Write one run whose updates are the weighted sums of those of the runs in `folders`.
+
+    Heads, and whatever else a run stores whole, are averaged by the weights' shares of their sum, label by label.
+
+    Args:
+        weights: one a run, of a sum above 0.
+        config: of the first run, whose labels' order, tokenizer and precision the new one has.
+        dev: its development texts, if none of the others was trained on them; None to leave scores and calibration out.
+        base: where the base is, if not where training found it.
+
+    Raises:
+        ArtifactError: the runs do not go together; what differs is named.
+        InputError: the weights cannot be used, `out` exists, or a run cannot be loaded.
+        VerificationError: the new folder does not give the logits it gave in memory.
+    """
+    check_free(out)
+    _check_weights(folders, weights)
+    infos = [read_info(folder) for folder in folders]
+    check_alike(folders, infos)
+    loaded = load_artifact(folders[0], base=base)
+    adapters = [plain_lora(folder, info) for folder, info in zip(folders, infos, strict=True)]
+    _check_stored(folders, adapters)
+    rows = label_tensors(loaded.model.network) if infos[0].own_head else ()
+    orders = [[info.label_set.id(label) for label in infos[0].labels] for info in infos]
+    adapters = [
+        replace(adapter, tensors=_reordered(adapter.tensors, rows, order))
+        for adapter, order in zip(adapters, orders, strict=True)
+    ]
+    combined = lora.combine_adapters(adapters, weights)
+    replace_adapter(loaded.model, combined)
+    if loaded.model.head is not None:
+        heads = [load_file(folder / HEAD_FILE) for folder in folders]
+        heads = [_reordered(head, tuple(head), order) for head, order in zip(heads, orders, strict=True)]
+        loaded.model.head.load_state_dict(lora.average_tensors(heads, weights))
+    loaded = replace(loaded, info=joint_info(infos, loaded, dev is not None))
+    score, calibration, scores = judge(dev, Predictor(loaded), config, progress)
+    loaded = replace(loaded, info=replace(loaded.info, scores=scores, calibration=calibration))
+    write_run(out, loaded, config)
+    ranks = {name: combined.settings.rank_of(name) for name in combined.settings.layers}
+    metric, texts = ("", 0) if dev is None else (dev.metric, len(dev.examples))
+    return Combined(out, ranks, metric, texts, score, calibration is not None)
+
+
+def judge(
+    dev: Dev | None, predictor: Predictor, config: RunConfig, progress: Callable[[int], None] | None
+) -> tuple[Interval | None, dict[str, Any] | None, dict[str, float]]:
+    """The score to compare by, the calibration as JSON and all scores of a new model, as far as there are texts for them."""
+    if dev is None:
+        return None, None, {}
+    logits = dev.logits(predictor, progress)
+    calibration: Calibration | None = dev.fit(logits).calibration if config.evaluation.calibrate else None
+    evaluation = dev.evaluate(logits, calibration or PLAIN)
+    scores = {name: one.value for name, one in evaluation.metrics.items()}
+    return evaluation.metrics[dev.metric], None if calibration is None else calibration.to_json(), scores
+
+
+def joint_info(infos: Sequence[ArtifactInfo], first: Loaded, judged: bool) -> ArtifactInfo:
+    """What several runs are as one, its scores and calibration yet to be found.
+
+    Where they were not `judged` on the first run's dev texts, these are not the new run's: no data has its fingerprint.
+    """
+    together = hashlib.sha256("\n".join(info.data_fingerprint for info in infos).encode()).hexdigest()
+    return replace(
+        infos[0],
+        data_fingerprint=infos[0].data_fingerprint if judged else together,
+        max_length=max(info.max_length for info in infos),
+        precision=first.precision.name,
+        versions=package_versions(),
+        scores={},
+        calibration=None,
+    )
+
+
+def check_alike(folders: Sequence[Path], infos: Sequence[ArtifactInfo]) -> None:
+    """Raise an ArtifactError that names every run which does not go with the first one, and what is different in it."""
+    problems = []
+    for folder, info in zip(folders[1:], infos[1:], strict=True):
+        for key, name in _SHARED.items():
+            first, other = getattr(infos[0], key), getattr(info, key)
+            if first != other:
+                problems.append(f"{folder}: {name} {_brief(other)}, but {_brief(first)} in {folders[0]}")
+        if set(info.labels) != set(infos[0].labels):
+            lacking = [label for label in infos[0].labels if label not in info.label_set]
+            foreign = [label for label in info.labels if label not in infos[0].label_set]
+            told = [f"lacks {shorten(lacking)}"] * bool(lacking) + [f"has {shorten(foreign)}"] * bool(foreign)
+            problems.append(f"{folder}: other labels than {folders[0]}: it {' and '.join(told)}")
+    if problems:
+        raise ArtifactError("the runs do not go together\n  " + "\n  ".join(problems))
+
+
+def _check_weights(folders: Sequence[Path], weights: Sequence[float]) -> None:
+    shown = ", ".join(f"{weight:g}" for weight in weights)
+    if len(weights) != len(folders):
+        raise InputError(f"--weights takes a number for each of the {len(folders)} runs, and {len(weights)} are given: {shown}")
+    if not all(map(math.isfinite, weights)) or not sum(weights) > 0:
+        raise InputError(f"--weights are finite numbers with a sum above 0, not {shown}")
+
+
+def _check_stored(folders: Sequence[Path], adapters: Sequence[lora.AdapterFile]) -> None:
+    """Raise an ArtifactError where the runs store different things beside their updates."""
+    first = adapters[0].settings
+    for folder, adapter in zip(folders[1:], adapters[1:], strict=True):
+        settings = adapter.settings
+        if settings.bias != first.bias:
+            raise ArtifactError(f"{folder} was trained with lora.bias {settings.bias}, {folders[0]} with {first.bias}")
+        if set(settings.saved_modules) != set(first.saved_modules):
+            here, there = ("; ".join(sorted(one.saved_modules)) or "nothing" for one in (settings, first))
+            raise ArtifactError(f"{folder} has trained in full: {here}; {folders[0]}: {there}")
+
+
+def _reordered(tensors: dict[str, Tensor], rows: Sequence[str], order: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors, those named in `rows` with their rows in this order."""
+    return {name: tensor[list(order)] if name in rows else tensor for name, tensor in tensors.items()}
+
+
+def _brief(value: object) -> str:
+    text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return text if len(text) <= 24 else f"{text[:20]}…"

@@ -1,0 +1,54 @@
+"""Several runs over one base side by side: the mean of their calibrated probabilities, as a folder that loads like a run.
+
+Knows run folders; how probabilities are averaged is `veneer.predictor`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from veneer.artifact import load_artifact, read_info, save_ensemble
+from veneer.config import RunConfig
+from veneer.predictor import load, together
+from veneer.thinner.combine import Combined, check_alike, joint_info, judge
+from veneer.thinner.dev import Dev
+from veneer.thinner.folder import check_free, write_folder
+
+
+def make_ensemble(
+    folders: Sequence[Path],
+    out: Path,
+    config: RunConfig,
+    dev: Dev | None,
+    *,
+    base: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Combined:
+    """Write copies of the runs in `folders` and what they are together to `out`.
+
+    Args:
+        config, dev: of the first run, as in `combine_runs`.
+
+    Raises:
+        ArtifactError: the runs do not go together; what differs is named.
+        InputError: `out` exists, or a run cannot be loaded.
+        VerificationError: the new folder does not give the logits it gave in memory.
+    """
+    check_free(out)
+    infos = [read_info(folder) for folder in folders]
+    check_alike(folders, infos)
+    members = [load_artifact(folder, base=base) for folder in folders]
+    info = replace(joint_info(infos, members[0], dev is not None), members=len(members))
+    score, calibration, scores = judge(dev, together(info, members), config, progress)
+    info = replace(info, scores=scores, calibration=calibration)
+    write_folder(
+        out,
+        lambda folder: save_ensemble(folder, folders, info),
+        config,
+        together(info, members),
+        lambda folder: load(folder, base=str(members[0].base.path)),  # a run that trained weights of the base is in float32
+    )
+    metric, texts = ("", 0) if dev is None else (dev.metric, len(dev.examples))
+    return Combined(out, {}, metric, texts, score, calibration is not None)

@@ -1,0 +1,111 @@
+"""`veneer estimate`. That its numbers are right is tests/test_estimate.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+Base = Callable[..., Path]
+
+SMALL = ("--batch-size", 4, "--max-length", 16)
+
+
+def document(veneer: Command, *arguments: object) -> dict[str, Any]:
+    result = veneer("estimate", *arguments, "--json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_it_needs_no_weights(veneer: Command, tiny_base: Base, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    shutil.copy(tiny_base("qwen2") / "config.json", folder)
+    result = veneer("estimate", folder, *SMALL)
+    assert result.code == 0, result.err
+    for shown in (
+        "On a CPU",
+        "On a GPU",
+        "full, fp32",
+        "checkpointed",
+        "activations",
+        "most at once",
+        "a step of 4 texts of 16 tokens",
+    ):
+        assert shown in result.out
+
+
+def test_every_way_is_there_once(veneer: Command, tiny_base: Base) -> None:
+    rows = document(veneer, tiny_base(), *SMALL, "--precision", "bf16")["estimates"]
+    ways = [(row["device"], row["method"], row["checkpointing"], row["precision"]) for row in rows]
+    assert ways == [
+        (device, method, checkpointing, precision)
+        for device in ("cpu", "cuda")
+        for method, precision in (("lora", "bf16"), ("full", "fp32"))
+        for checkpointing in (False, True)
+    ]
+    assert all(row["bytes"]["total"] > row["bytes"]["weights"] for row in rows)
+
+
+def test_the_kernel_of_a_gpu_keeps_no_attention_weights(veneer: Command, tiny_base: Base) -> None:
+    rows = document(
+        veneer, tiny_base("qwen2"), "--batch-size", 4, "--max-length", 150, "--precision", "bf16", "--set", "lora.dropout=0"
+    )
+    cpu, cuda = (next(row for row in rows["estimates"] if row["device"] == device)["bytes"] for device in ("cpu", "cuda"))
+    weights = 2 * 4 * 4 * 160 * 160 * 2  # layers, texts, heads, padded length squared, bytes
+    assert cpu["activations"] - cuda["activations"] > 0.8 * weights
+
+
+def test_a_batch_beyond_the_budget_is_cut(veneer: Command, tiny_base: Base) -> None:
+    whole = document(veneer, tiny_base(), "--batch-size", 8, "--max-length", 16)
+    cut = document(veneer, tiny_base(), "--batch-size", 8, "--max-length", 16, "--set", "training.tokens_per_pass=64")
+    assert (whole["texts_a_pass"], cut["texts_a_pass"]) == (8, 4)
+    assert cut["estimates"][0]["bytes"]["activations"] < whole["estimates"][0]["bytes"]["activations"]
+    assert cut["estimates"][0]["flops_a_step"] == pytest.approx(whole["estimates"][0]["flops_a_step"], rel=0.01)
+
+
+def test_lora_flags_and_methods_count(veneer: Command, tiny_base: Base) -> None:
+    trained = {
+        name: document(veneer, tiny_base(), *SMALL, *flags)["estimates"][0]["bytes"]["trained"]
+        for name, flags in {
+            "lora": (),
+            "rank": ("--rank", 16),
+            "head": ("--method", "head"),
+            "full": ("--method", "full"),
+        }.items()
+    }
+    assert trained["head"] < trained["lora"] < trained["rank"] < trained["full"]
+
+
+def test_times_at_a_rate_and_by_measuring(veneer: Command, tiny_base: Base) -> None:
+    row = document(veneer, tiny_base(), *SMALL, "--tflops", 2)["estimates"][0]
+    assert row["seconds_a_step"] == row["flops_a_step"] / 2e12
+    measured = document(veneer, tiny_base(), *SMALL, "--measure", "--precision", "fp32")["measured"]
+    assert (measured["steps"], measured["texts"], measured["precision"]) == (10, 40, "fp32")
+    assert "seconds a step" in veneer("estimate", tiny_base(), *SMALL, "--tflops", 2).out
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (["--method", "dora"], "--method is one of lora, head, full, not 'dora'"),
+        (["--tflops", "0"], "--tflops is a number above 0"),
+        (["--measure", "--method", "head"], "--measure times LoRA's steps"),
+    ],
+)
+def test_what_cannot_be_asked(veneer: Command, tiny_base: Base, flags: list[str], shown: str) -> None:
+    result = veneer("estimate", tiny_base(), *SMALL, *flags)
+    assert (result.code, shown in result.err) == (2, True), result.err
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "xlnet"])
+def test_a_family_whose_code_looks_at_numbers_is_refused(veneer: Command, tiny_base: Base, family: str) -> None:
+    result = veneer("estimate", tiny_base(family), *SMALL)
+    assert result.code == 2
+    assert f"the code of {family} looks at them" in result.err

@@ -1,0 +1,96 @@
+"""Several runs as one: what must be alike, what the new folder says. That the logits are right is tests/laws/test_thinner.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from random_runs import TEXTS, random_run
+from veneer import lora
+from veneer.artifact import load_artifact, read_info
+from veneer.cli.runs import run_config
+from veneer.errors import ArtifactError, InputError
+from veneer.predictor import load
+from veneer.thinner import combine_runs, make_ensemble
+
+Base = Callable[..., Path]
+
+
+def combined(folders: list[Path], out: Path, weights: list[float] | None = None) -> Path:
+    return combine_runs(folders, out, weights or [0.5] * len(folders), run_config(folders[0]), None).folder
+
+
+def other(folder: Path, base: Path, **changes: Any) -> Path:
+    return random_run(folder, base, seed=2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"labels": ("bad", "odd")}, "other labels than .*a: it lacks good and has odd"),
+        ({"labels": ("bad", "good", "odd")}, "other labels than .*a: it has odd"),
+        ({"pooling": "mean"}, "b: pooling mean, but cls in .*a"),
+        ({"pooling": "mean"}, "b: head of the base's family no, but yes in .*a"),
+        ({"bias": "all"}, "b was trained with lora.bias all, .*a with none"),
+        ({"train_top_layers": 1}, "b has trained in full: bert.encoder.layer.1; classifier; .*a: classifier"),
+    ],
+)
+def test_runs_that_do_not_go_together(changes: dict[str, Any], shown: str, tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base(), **changes)]
+    with pytest.raises(ArtifactError, match=shown):
+        combined(folders, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_another_base_is_named(tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base("bert")), other(tmp_path / "b", tiny_base("ernie"))]
+    with pytest.raises(ArtifactError, match=r"b: base sha256:\w+…, but sha256:\w+… in "):
+        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5, 0.5], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+def test_weights_that_cannot_be_used(weights: list[float], tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]
+    with pytest.raises(InputError, match="--weights"):
+        combined(folders, tmp_path / "out", weights)
+
+
+def test_what_is_not_known_is_not_carried_over(tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base(), seed=1), other(tmp_path / "b", tiny_base())]
+    info, first = read_info(combined(folders, tmp_path / "out")), read_info(folders[0])
+    assert (info.scores, info.calibration) == ({}, None)
+    assert info.data_fingerprint not in {read_info(folder).data_fingerprint for folder in folders}
+    assert (info.labels, info.base_fingerprint, info.max_length) == (first.labels, first.base_fingerprint, first.max_length)
+
+
+def test_an_ensemble_is_whole_and_has_one_base_in_memory(tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base(), seed=1), other(tmp_path / "b", tiny_base())]
+    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None).folder
+    for folder in folders:
+        folder.rename(folder.with_name(f"{folder.name}-gone"))
+    predictor = load(out, precision="fp32")
+    before = predictor.logits(TEXTS)
+    first, second = (dict(member.loaded.model.network.named_parameters()) for member in predictor._loaded.members)  # type: ignore[union-attr]
+    shared = {name for name in first if first[name] is second[name]}
+    assert shared == {name for name, parameter in first.items() if not parameter.requires_grad}
+    assert not any("lora" in name or "classifier" in name for name in shared)
+    counted: list[int] = []
+    predictor.predict(TEXTS, progress=counted.append)
+    assert sum(counted) == len(TEXTS)
+    assert (predictor.merge().logits(TEXTS) - before).abs().max() < 1e-4
+    with pytest.raises(InputError, match="no single model"):
+        _ = predictor.loaded
+    assert load(out / "members" / "2").info.labels == ("bad", "good")
+    assert run_config(out / "members" / "2").data.train == str(folders[1] / "gone.csv")
+    with pytest.raises(ArtifactError, match="is an ensemble of 2 runs"):
+        load_artifact(out)
+
+
+def test_a_combined_run_can_be_combined_again(tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base(), seed=1), other(tmp_path / "b", tiny_base(), layers=[0])]
+    out = combined(folders, tmp_path / "out")
+    again = combined([out, folders[1]], tmp_path / "again")
+    assert sorted({layer.rank for layer in lora.lora_layers(load(again).loaded.model).values()}) == [4, 12]
