@@ -173,9 +173,7 @@ def update_info(folder: Path, info: ArtifactInfo) -> None:
     write_text(folder / INFO_FILE, _info_text(info, files))
 
 
-def load_artifact(
-    folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
-) -> Loaded:
+def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: str | None = None) -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
     Args:
@@ -199,7 +197,7 @@ def load_artifact(
     device = pick_device()
     chosen = choose_precision(precision, device)
     adapter = _read_adapter(folder)
-    bits: BasePrecision = base_precision or info.base_precision  # type: ignore[assignment]
+    bits = base_precision or info.base_precision
     model = _build(info, location, chosen, bits)
     trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
     if precision == "auto" and chosen.name != "fp32" and trains_base:
@@ -274,7 +272,7 @@ def _read_adapter(folder: Path) -> lora.AdapterFile:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: BasePrecision) -> Classifier:
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: str) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(

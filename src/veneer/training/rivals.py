@@ -27,7 +27,6 @@ from veneer.errors import Interrupted
 from veneer.inference import compute_logits, compute_pooled
 from veneer.model import Classifier, build_classifier, checkpoint_activations
 from veneer.precision import Precision, pick_device
-from veneer.quantise import BasePrecision
 from veneer.training.baselines import (
     TEXT_BASELINE,
     Judged,
@@ -181,7 +180,7 @@ def full_contender(ground: Ground, console: Console) -> Contender:
     return _trained(ground, console, FULL, model, precision, FULL_LEARNING_RATE)
 
 
-def _fresh(ground: Ground, precision: Precision, base_precision: BasePrecision) -> Classifier:
+def _fresh(ground: Ground, precision: Precision, base_precision: str) -> Classifier:
     """The base with a fresh head, nothing of it trained yet but the head, on the device."""
     torch.manual_seed(ground.config.seed)
     model = build_classifier(
