@@ -111,8 +111,8 @@ class Int8Weight(FrozenWeight):
 def quantise(network: nn.Module, base_precision: str, *, skip: Collection[str]) -> None:
     """Keep the linear layers of `network` outside the modules `skip` in fewer bits; `auto` leaves all as they are.
 
-    Embeddings, norms and biases stay as they are. A weight is quantised on the GPU where there is one, and stays there, so that
-    no more than one dense layer is ever held beside what is left on the processor's side.
+    Embeddings, norms and biases stay as they are. A weight is quantised on the GPU where there is one, which is far faster, and
+    comes back: the GPU never holds more than one dense layer of it.
 
     Raises:
         ConfigError: another name, or bitsandbytes is wanted and not there.
@@ -127,7 +127,8 @@ def quantise(network: nn.Module, base_precision: str, *, skip: Collection[str]) 
         if is_inside(name, skip):
             continue
         transposed = is_conv1d(module)
-        weight = module.get_parameter("weight").detach().to(device)
-        frozen = NF4Weight(weight) if base_precision == "nf4" else Int8Weight(weight, transposed=transposed)
-        layer = FrozenLinear(frozen, module.bias, transposed=transposed, plain_type=type(module))  # type: ignore[arg-type]
+        weight = module.get_parameter("weight").detach()
+        there = weight.to(device)
+        frozen = NF4Weight(there) if base_precision == "nf4" else Int8Weight(there, transposed=transposed)
+        layer = FrozenLinear(frozen.to(weight.device), module.bias, transposed=transposed, plain_type=type(module))  # type: ignore[arg-type]
         replace_module(network, name, layer.train(module.training))
