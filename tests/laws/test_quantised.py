@@ -181,12 +181,12 @@ def test_nothing_dense_is_kept_between_forward_and_backward(build: Any, make_tex
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
-@pytest.mark.parametrize(("family", "head"), [("qwen2", ["score"]), ("bert", ["classifier", "pooler"])])
+@pytest.mark.parametrize(("family", "head"), [("qwen2", ["score"]), ("bert", ["classifier", "bert.pooler"])])
 def test_a_run_over_nf4_is_peft_over_the_layers_of_bitsandbytes(
     family: str, head: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16, so that what is
-    left is measured by what four bits change."""
+    """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16 outside of training,
+    so they are asked in training, without dropout."""
     widths = {"hidden_size": 64, "intermediate_size": 128}
     monkeypatch.setitem(conftest.SHAPES, family, conftest.SHAPES[family] | widths)
     base = conftest.save_tiny_base(family, tmp_path / "base")
@@ -203,8 +203,12 @@ def test_a_run_over_nf4_is_peft_over_the_layers_of_bitsandbytes(
     plain = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=2, quantization_config=bits, dtype=torch.float32, device_map={"": "cpu"}
     )
-    model = peft.PeftModel.from_pretrained(plain, folder).eval()
+    model = peft.PeftModel.from_pretrained(plain, folder).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         theirs = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
-    assert (ours - theirs).abs().max() < 0.1 * (ours - full).abs().max()
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert (ours - full).abs().max() > 0.1
