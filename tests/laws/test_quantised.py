@@ -185,8 +185,8 @@ def test_nothing_dense_is_kept_between_forward_and_backward(build: Any, make_tex
 def test_a_run_over_nf4_is_peft_over_the_layers_of_bitsandbytes(
     family: str, head: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16 outside of training,
-    so they are asked in training, without dropout."""
+    """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16 outside of
+    training, so they are asked in training, without dropout."""
     widths = {"hidden_size": 64, "intermediate_size": 128}
     monkeypatch.setitem(conftest.SHAPES, family, conftest.SHAPES[family] | widths)
     base = conftest.save_tiny_base(family, tmp_path / "base")
