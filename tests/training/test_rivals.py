@@ -106,8 +106,8 @@ def test_the_head_alone_leaves_the_base_as_it_is(tmp_path: Path, tiny_base: Base
     made = []
     fresh = rivals._fresh
 
-    def kept(ground: Ground, precision: Any) -> Any:
-        made.append(fresh(ground, precision))
+    def kept(*given: Any) -> Any:
+        made.append(fresh(*given))
         return made[-1]
 
     monkeypatch.setattr(rivals, "_fresh", kept)
