@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from toy_runs import adapter, metrics, run, toy_config
+from veneer.artifact import read_info
 from veneer.bases import find_base
 from veneer.errors import ConfigError, LoraError
-from veneer.lora import FrozenLinear, LoraLinear, count_parameters
+from veneer.lora import FrozenLinear, LoraLinear, count_parameters, frozen_elements
 from veneer.model import AdapterPlan, adapt, build_classifier
 from veneer.quantise import Int8Weight, NF4Weight, load_bitsandbytes
+from veneer.training import train
 
 Base = Callable[..., Path]
 SHAPES = [(64, 64), (32, 48), (30, 32), (5, 7), (1, 200)]  # rows that fill blocks of 64, and rows that do not
@@ -107,3 +113,39 @@ def test_without_the_library_the_extra_is_named(tiny_base: Base, monkeypatch: py
 def test_loading_the_library_says_nothing(library: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert load_bitsandbytes("a test") is library
     assert caplog.text == ""
+
+
+class TestARunOnAProcessor:
+    @pytest.mark.parametrize("family", ["bert", "qwen2", "llama"])
+    def test_four_bits_are_learned_over_as_full_ones_are(
+        self, family: str, tiny_base: Base, tmp_path: Path, library: Any
+    ) -> None:
+        changes = {"training__epochs": 12, "lora__rank": 8, "training__batch_size": 12, "training__gradient_checkpointing": True}
+        losses = {}
+        for bits in ("nf4", "auto"):
+            folder = run(toy_config(tmp_path, tiny_base(family), base_precision=bits, out=str(tmp_path / bits), **changes)).folder
+            rows = [row for row in metrics(folder) if row["kind"] == "evaluation" and row["split"] == "train"]
+            losses[bits] = [row["loss"] for row in rows]
+            assert rows[-1]["accuracy"] >= 0.95
+            assert read_info(folder).base_precision == bits
+        assert losses["nf4"][-1] < losses["nf4"][0] / 3
+        assert losses["nf4"][-1] != losses["auto"][-1]
+        tensors = adapter(tmp_path / "nf4")
+        assert all(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name)
+
+    def test_it_says_how_many_weights_are_in_fewer_bits(self, tiny_base: Base, tmp_path: Path) -> None:
+        said = io.StringIO()
+        config = toy_config(tmp_path, tiny_base("llama"), base_precision="int8", training__epochs=1)
+        with patch("veneer.training.finish.plot_curves"):
+            train(config, console=Console(file=said, width=200))
+        model = build_classifier(find_base(str(tiny_base("llama"))), 2, base_precision="int8")
+        assert f"base precision: {frozen_elements(model):,} weights of the base in int8" in said.getvalue()
+
+    def test_a_run_without_the_library_writes_nothing(
+        self, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+        for changes in ({"base_precision": "nf4"}, {"training__optimizer": "adamw_8bit"}):
+            with pytest.raises(ConfigError, match=r"'veneer\[qlora\]'"):
+                run(toy_config(tmp_path, tiny_base("bert"), **changes))
+        assert not (tmp_path / "run").exists()

@@ -201,9 +201,7 @@ def check_single(folder: Path, info: ArtifactInfo) -> None:
         )
 
 
-def load_artifact(
-    folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
-) -> Loaded:
+def load_artifact(folder: Path, *, base: str | None = None, precision: str = "auto", base_precision: str | None = None) -> Loaded:
     """The model of a run folder, in evaluation mode, on the GPU if there is one.
 
     Args:
@@ -229,7 +227,7 @@ def load_artifact(
     device = pick_device()
     chosen = choose_precision(precision, device)
     stored = _read_stored(folder, info.method)
-    bits: BasePrecision = base_precision or info.base_precision  # type: ignore[assignment]
+    bits = base_precision or info.base_precision
     model = _build(info, location, chosen, bits)
     if precision == "auto" and chosen.name != "fp32" and stored.trains_base(model):
         chosen = Precision("fp32", "weights of the base were trained")
@@ -295,7 +293,7 @@ def _read_stored(folder: Path, method: str) -> Stored:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: BasePrecision) -> Classifier:
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: str) -> Classifier:
     """A classifier with the head of the run, its weights still those of the base."""
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(

@@ -37,7 +37,7 @@ from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
 from veneer.packing import Batch, PackedBatch, Segments
-from veneer.quantise import BasePrecision, quantise
+from veneer.quantise import quantise
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
 ROWS_MULTIPLE = 32
@@ -216,7 +216,7 @@ def build_classifier(
     *,
     pooling: str = "auto",
     dtype: torch.dtype = torch.float32,
-    base_precision: BasePrecision = "auto",
+    base_precision: str = "auto",
     pack: bool = True,
 ) -> Classifier:
     """A classifier over `base`, its head freshly initialised by torch's generator, not yet adapted.

@@ -20,7 +20,6 @@ from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
 from veneer.model import share_frozen
-from veneer.quantise import BasePrecision
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 
@@ -195,9 +194,7 @@ def _chosen(names: Sequence[str], probabilities: list[float], flags: list[bool])
     return tuple(names[i] for i in sorted(chosen, key=lambda i: -probabilities[i]))
 
 
-def load(
-    folder: str | Path, *, base: str | None = None, precision: str = "auto", base_precision: BasePrecision | None = None
-) -> Predictor:
+def load(folder: str | Path, *, base: str | None = None, precision: str = "auto", base_precision: str | None = None) -> Predictor:
     """The classifier of a run folder, or of an ensemble of runs over one base.
 
     Args:

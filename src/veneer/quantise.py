@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -108,15 +108,18 @@ class Int8Weight(FrozenWeight):
         return self.get_buffer("codes").to(scales.dtype).mul_(scales)
 
 
-def quantise(network: nn.Module, base_precision: BasePrecision, *, skip: Collection[str]) -> None:
+def quantise(network: nn.Module, base_precision: str, *, skip: Collection[str]) -> None:
     """Keep the linear layers of `network` outside the modules `skip` in fewer bits; `auto` leaves all as they are.
 
-    Embeddings, norms and biases stay as they are. A weight is quantised on the GPU where there is one, and stays there, so that
-    no more than one dense layer is ever held beside what is left on the processor's side.
+    Embeddings, norms and biases stay as they are. A weight is quantised on the GPU where there is one, which is far faster, and
+    comes back: the GPU never holds more than one dense layer of it.
 
     Raises:
-        ConfigError: bitsandbytes is wanted and not there.
+        ConfigError: another name, or bitsandbytes is wanted and not there.
     """
+    if base_precision not in get_args(BasePrecision):
+        known = ", ".join(get_args(BasePrecision))
+        raise ConfigError(f"there is no base precision {base_precision!r}. Fix: one of {known}")
     if base_precision == "auto":
         return
     device = pick_device()
@@ -124,7 +127,8 @@ def quantise(network: nn.Module, base_precision: BasePrecision, *, skip: Collect
         if is_inside(name, skip):
             continue
         transposed = is_conv1d(module)
-        weight = module.get_parameter("weight").detach().to(device)
-        frozen = NF4Weight(weight) if base_precision == "nf4" else Int8Weight(weight, transposed=transposed)
-        layer = FrozenLinear(frozen, module.bias, transposed=transposed, plain_type=type(module))  # type: ignore[arg-type]
+        weight = module.get_parameter("weight").detach()
+        there = weight.to(device)
+        frozen = NF4Weight(there) if base_precision == "nf4" else Int8Weight(there, transposed=transposed)
+        layer = FrozenLinear(frozen.to(weight.device), module.bias, transposed=transposed, plain_type=type(module))  # type: ignore[arg-type]
         replace_module(network, name, layer.train(module.training))

@@ -24,6 +24,7 @@ SCRIPTS = [
     "memory",
     "methods",
     "predict_speed",
+    "qlora_cuda",
     "train_cuda",
     "train_speed",
 ]
@@ -186,6 +187,21 @@ def test_both_training_contestants_train_the_same_texts(
     assert samples["veneer"][0]["tokens"] == samples["a"][0]["tokens"] < samples["a"][0]["places"]
     training.report({"veneer": "ours", "a": "theirs"}, samples, {"fp32": 1e9, "bf16": 2e9}, facts)
     assert "texts/s, times that of" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+def test_both_contestants_over_four_bits_train_the_same_texts(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
+    module = load("qlora_cuda")
+    assert module.save_base(module.TINY, tmp_path) == 512 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 192 + 5 * 64) + 64
+    settings = {"folder": str(tmp_path), "length": 8, "batch_size": 4, "device": "cpu"}
+    ways = {"veneer": module.build_veneer(**settings, base_precision="nf4"), "PEFT": module.build_peft(**settings)}
+    samples = {key: [work(seed=0, count=8) | {"peak_bytes": 2**20}] for key, (work, _) in ways.items()}
+    assert [(some[0]["texts"], some[0]["tokens"]) for some in samples.values()] == [(8, 64), (8, 64)]
+    module.report({"veneer": "ours", "PEFT": "theirs"}, samples, {key: facts for key, (_, facts) in ways.items()})
+    assert "× the tokens/s of PEFT" in capsys.readouterr().out
 
 
 def test_all_ways_to_predict_label_alike(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

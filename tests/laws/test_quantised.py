@@ -10,15 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
+import conftest
+from toy_runs import run, toy_config
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.lora import FrozenLinear, LoraLinear, frozen_elements, lora_layers, merge_lora, remove_lora, unmerge_lora
 from veneer.lora.frozen import FrozenWeight
 from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
+from veneer.predictor import load
 from veneer.quantise import NF4Weight
 
 BITS = ["nf4", "int8"]
@@ -173,3 +178,37 @@ def test_nothing_dense_is_kept_between_forward_and_backward(build: Any, make_tex
     assert not shapes & set(kept)
     assert not any(shape[::-1] in kept for shape in shapes)
     assert {type(layer.weight) for layer in lora_layers(model).values()} == {NF4Weight}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+@pytest.mark.parametrize(("family", "head"), [("qwen2", ["score"]), ("bert", ["classifier", "bert.pooler"])])
+def test_a_run_over_nf4_is_peft_over_the_layers_of_bitsandbytes(
+    family: str, head: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16 outside of
+    training, so they are asked in training, without dropout."""
+    widths = {"hidden_size": 64, "intermediate_size": 128}
+    monkeypatch.setitem(conftest.SHAPES, family, conftest.SHAPES[family] | widths)
+    base = conftest.save_tiny_base(family, tmp_path / "base")
+    folder = run(toy_config(tmp_path, base, base_precision="nf4")).folder
+    texts = ["a great film", "why oh why", "bad bad story we had"]
+    ours, full = (load(folder, precision="fp32", base_precision=bits).logits(texts) for bits in ("nf4", "auto"))
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=head,
+    )
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=2, quantization_config=bits, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    model = peft.PeftModel.from_pretrained(plain, folder).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        theirs = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert (ours - full).abs().max() > 0.1

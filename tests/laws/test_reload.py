@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -45,7 +46,13 @@ RUNS: dict[str, tuple[str, bool, dict[str, Any]]] = {
         {"lora__scaling": "rslora", "lora__layers": [1], "lora__target_modules": "query_value"},
     ),
     "bf16": ("bert", True, {"training__precision": "bf16"}),
+    "int8": ("qwen2", True, {"base_precision": "int8", "training__precision": "bf16"}),
 }
+if importlib.util.find_spec("bitsandbytes"):
+    RUNS |= {
+        "nf4": ("qwen2", True, {"base_precision": "nf4"}),
+        "nf4, in bf16, our head": ("bert", False, {"base_precision": "nf4", "training__precision": "bf16", "pooling": "mean"}),
+    }
 
 FRESH = """
 import json, sys

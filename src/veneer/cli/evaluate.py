@@ -26,6 +26,7 @@ def evaluate(
     encoding: flags.Encoding = None,
     raw: flags.Raw = False,
     base: flags.WhereBase = None,
+    base_precision: flags.OtherBits = None,
     json: flags.Json = False,
 ) -> None:
     """Score a run on a labelled file: 95 % bootstrap intervals, every class, confusion.
@@ -41,7 +42,7 @@ def evaluate(
     from veneer.tasks import PLAIN
 
     with messages().status("loading the model"):
-        predictor = load(folder, base=base)
+        predictor = load(folder, base=base, base_precision=base_precision)
     config = config_for(predictor, folder, context.params)
     labelled = read_labelled(predictor, config, data, "evaluating")
     task, calibration = labelled.task, PLAIN if raw else predictor.calibration

@@ -67,6 +67,10 @@ RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="run folder", sho
 WhereBase = Annotated[
     str | None, typer.Option("--base", help="where the base is now, if not where training found it", show_default=False)
 ]
+OtherBits = Annotated[
+    str | None,
+    typer.Option("--base-precision", metavar="NAME", help="auto | nf4 | int8, if not as in training", show_default=False),
+]
 Raw = Annotated[bool, typer.Option("--raw", help="leave the calibration out: plain probabilities and decisions")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 

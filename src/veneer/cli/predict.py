@@ -47,6 +47,7 @@ def predict(
     interactive: Annotated[bool, typer.Option("--interactive", help="ask for texts one by one")] = False,
     raw: flags.Raw = False,
     base: flags.WhereBase = None,
+    base_precision: flags.OtherBits = None,
     json: flags.Json = False,
 ) -> None:
     """Classify one text (--text), a file (--file and --out), texts you type (--interactive), or standard input.
@@ -62,7 +63,7 @@ def predict(
     if out is not None:
         prediction_file.check_target(out, file, force)
     with messages().status("loading the model"):
-        predictor = load(folder, base=base)
+        predictor = load(folder, base=base, base_precision=base_precision)
     if interactive:
         return _talk(predictor, raw)
     if file is not None:

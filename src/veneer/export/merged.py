@@ -4,7 +4,8 @@ Where the run's head is the family's own, `AutoModelForSequenceClassification` l
 head no family class can hold: its folder is an encoder with sentence-transformers' pooling files and `head.safetensors`, and
 its README says how the three go together. A calibrated run's numbers are in `calibration.json`, which the README applies.
 
-Knows the run folder and transformers' files; merges in float32, whatever precision the run was trained in.
+Knows the run folder and transformers' files; merges in float32, whatever precision the run was trained in. What that changes for
+a run over a base in fewer bits is measured first (`rebased.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact
+from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, check_single, load_artifact, read_info
 from veneer.bases import BaseLocation, encoder_options, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
+from veneer.export.rebased import Change, JudgedTexts, measure_change, require_within
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 CALIBRATION_FILE = "calibration.json"
+BUDGET = 0.02
 TOLERANCE = 1e-3  # of logits in float32, relative to the largest one where that is above 1
 
 PROBES = (
@@ -55,6 +58,7 @@ class MergeReport:
         texts: probe texts compared, each through the run and through the checkpoint as transformers loads it.
         difference: the largest difference of a logit.
         flips: texts that are decided otherwise.
+        change: what leaving the base's few bits changes; None for a run over a base in full precision.
     """
 
     folder: Path
@@ -62,24 +66,42 @@ class MergeReport:
     texts: int
     difference: float
     flips: int
+    change: Change | None
 
 
-def merge_run(folder: Path, out: Path, *, base: str | None = None) -> MergeReport:
+def merge_run(
+    folder: Path,
+    out: Path,
+    *,
+    base: str | None = None,
+    judged: JudgedTexts | None = None,
+    budget: float = BUDGET,
+    force: bool = False,
+) -> MergeReport:
     """Write the run in `folder` to `out` as a plain transformers checkpoint, whole or not at all.
 
     Args:
         base: where the base is, if not where training found it.
+        judged: texts on which a run over a base in fewer bits is compared with its merged self; the probe texts if not given.
+        budget: the share of them that may be decided otherwise.
+        force: write it whatever they say.
 
     Raises:
         InputError: `out` exists, the run cannot be loaded, or its method cannot be merged.
-        VerificationError: the checkpoint does not give the run's logits.
+        VerificationError: the checkpoint does not give the run's logits, or decides more texts otherwise than `budget` allows.
     """
     if out.exists():
         raise InputError(f"{out} exists, and nothing is overwritten. Fix: another --out")
-    loaded = load_artifact(folder, base=base, precision="fp32")
-    method = METHODS[loaded.info.method]
+    info, change = read_info(folder), None
+    check_single(folder, info)
+    method = METHODS[info.method]
     if method.merge is None:
         raise InputError(f"{folder} cannot be merged: the method {method.name} {method.unmergeable}. Fix: use the run as it is")
+    if info.base_precision != "auto":
+        change = measure_change(folder, judged or JudgedTexts("probe", PROBES, _pairs(info)), base=base)
+        if not force:
+            require_within(change, budget, out)
+    loaded = load_artifact(folder, base=base, precision="fp32", base_precision="auto")
     before = _run_logits(loaded)
     writing = out.parent / f".{out.name}.writing"
     shutil.rmtree(writing, ignore_errors=True)
@@ -89,7 +111,7 @@ def merge_run(folder: Path, out: Path, *, base: str | None = None) -> MergeRepor
         raise InputError(f"cannot write {out}: {error.strerror}. Fix: another --out") from None
     try:
         _write(writing, loaded)
-        report = _compare(writing, out, loaded.info, before)
+        report = replace(_compare(writing, out, loaded.info, before), change=change)
         writing.rename(out)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
@@ -155,7 +177,7 @@ def _compare(folder: Path, out: Path, info: ArtifactInfo, before: Tensor) -> Mer
             f"the merged checkpoint gives other logits than the run, by up to {difference:.2g} ({flips} of {len(before)} probe "
             f"texts are decided otherwise). {out} was not written; please report this"
         )
-    return MergeReport(out, info.own_head, len(before), difference, flips)
+    return MergeReport(out, info.own_head, len(before), difference, flips, None)
 
 
 @torch.no_grad()

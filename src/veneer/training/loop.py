@@ -181,6 +181,7 @@ def run_step(
         progress.course_tensors = job.course.state()
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
+    loss_value, norm_value = float(loss), float(norm)  # waits for the GPU, whose work is to be timed, too
     seconds = time.perf_counter() - start
     progress.seconds += seconds
     progress.texts += count
@@ -188,9 +189,9 @@ def run_step(
         "kind": "step",
         "step": progress.step,
         "epoch": round(progress.epoch + progress.batch * settings.batch_size / len(job.train), 4),
-        "loss": float(loss),
+        "loss": loss_value,
         "learning_rate": settings.learning_rate * factor,
-        "gradient_norm": float(norm),
+        "gradient_norm": norm_value,
         "texts_per_second": round(count / seconds, 1),
     }
 
