@@ -85,9 +85,9 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
     from veneer.cli.estimate import meta_model
     from veneer.config import load_config
     from veneer.estimate import estimate_step
-    from veneer.model import adapt, checkpoint_activations, skeleton, train_everything
+    from veneer.model import adapt, checkpoint_activations, skeleton
     from veneer.precision import DTYPES
-    from veneer.training.setup import adapter_plan
+    from veneer.training.setup import method_plan
 
     with tempfile.TemporaryDirectory() as name:
         settings = dict(BASES[case.base])
@@ -96,9 +96,9 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
         counted = meta_model(base, config, case.device, case.method, case.precision, 2)  # type: ignore[arg-type]
         model = skeleton(base, 2, dtype=DTYPES[case.precision])  # type: ignore[index]
     if case.method == "lora":
-        adapt(model, adapter_plan(config))
+        adapt(model, method_plan(config).lora)
     else:
-        train_everything(model)
+        model.requires_grad_(True)
     model.to_empty(device=case.device)
     with torch.no_grad():
         for tensor in model.parameters():

@@ -86,12 +86,12 @@ def build_method(data: str, method: str, setting: dict[str, Any], folder: str) -
     from rich.console import Console
 
     import veneer.training.run as training_run
-    from veneer.config import METHOD_DEFAULTS, RunConfig, load_config
+    from veneer.config import METHOD_DEFAULTS, RunConfig, load_config, settle
     from veneer.training.checkpoint import has_checkpoint
 
     place = Path(folder)
     keys = _data_keys(data, setting["rows"], place)
-    usual = METHOD_DEFAULTS.get(method, {}).get("training.learning_rate", RunConfig().training.learning_rate)
+    usual = METHOD_DEFAULTS.get(method, {}).get("training.learning_rate", settle(RunConfig().training, 100_000).learning_rate)
     config = load_config(
         None,
         {

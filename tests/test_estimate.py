@@ -13,7 +13,7 @@ from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.estimate import Memory, estimate_step, stored_bytes, texts_a_pass
 from veneer.lora.dropout import BANK
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations, skeleton, train_everything
+from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations, skeleton
 
 Base = Callable[..., Path]
 Texts = Callable[..., EncodedTexts]
@@ -29,7 +29,7 @@ def loss(model: Classifier, texts: EncodedTexts) -> Callable[[], Tensor]:
 
 def foretold(base: Path, texts: EncodedTexts, *, checkpointing: bool = False, full: bool = False, **options: object) -> Memory:
     model = skeleton(find_base(str(base)), 3, **options)  # type: ignore[arg-type]
-    train_everything(model) if full else adapt(model, AdapterPlan())
+    model.requires_grad_(True) if full else adapt(model, AdapterPlan())
     if checkpointing:
         checkpoint_activations(model)
     model.train()
@@ -39,7 +39,7 @@ def foretold(base: Path, texts: EncodedTexts, *, checkpointing: bool = False, fu
 def saved(base: Path, texts: EncodedTexts, *, full: bool = False, **options: object) -> int:
     """Bytes of the distinct storages that autograd saves, the model's own and the bank of dropout masks apart."""
     model = build_classifier(find_base(str(base)), 3, **options)  # type: ignore[arg-type]
-    train_everything(model) if full else adapt(model, AdapterPlan())
+    model.requires_grad_(True) if full else adapt(model, AdapterPlan())
     model.train()
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, int] = {}

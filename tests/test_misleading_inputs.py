@@ -160,7 +160,7 @@ def test_texts_that_are_all_the_same(tmp_path: Path, tiny_base: Base, multi: boo
 
 def test_a_training_that_learns_nothing(tmp_path: Path, tiny_base: Base) -> None:
     """Its logits are those of chance: no command takes them for more."""
-    report = trained(tmp_path, tiny_base(), [toy_rows(40), toy_rows(40, seed=1)], "--learning-rate", 1e-12)
+    report = trained(tmp_path, tiny_base(), [toy_rows(40), toy_rows(40, seed=1)], "--learning-rate", 1e-8)
     assert report["calibration"]["rule"]["kept"] == "plain"
     assert report["verdict"]["kind"] == "not_worth_it"
     assert ends(judged(tmp_path)).keys() == {"precision"}

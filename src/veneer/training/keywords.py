@@ -20,6 +20,7 @@ class Keywords(TypedDict, total=False):
     """The short forms of the configuration's keys that people use most; `veneer train --help` says what each is."""
 
     base: Source
+    base_precision: str
     task: str
     pooling: str
     train: Source
