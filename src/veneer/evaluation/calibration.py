@@ -10,7 +10,7 @@ Knows logits, targets and tasks; knows nothing of files and models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,7 @@ class Fitted:
         source: the name of the texts; `texts` is how many there were.
         method: how probabilities are made: none | temperature | platt.
         before, after: the probabilities without and with it, both of held-out texts.
+        held_out: decisions on the texts in the form of the targets, each by the kept kind of rule, fitted without that text.
         left: ids of the classes whose decision the fitted rule leaves as it was.
         promises: what was found for `coverage` and `precision`, where asked for.
     """
@@ -93,6 +94,7 @@ class Fitted:
     parts: int
     before: Quality
     after: Quality
+    held_out: Tensor = field(repr=False, compare=False)
     left: tuple[int, ...] = ()
     promises: tuple[Found, ...] = ()
 
@@ -180,7 +182,8 @@ def _fit(sample: Sample, goal: Goal, bootstrap: int, seed: int, source: str) -> 
         raise DataError(f"{goal.text} is not reached by any label on {source}. Fix: a lower one, or more texts with --data")
     before = _quality(sample, sample.logits)
     after = before if method == "none" else _quality(sample, held.logits)
-    return Fitted(calibration, goal, source, len(sample), method, rule, PARTS, before, after, left)
+    decisions = held.fitted if fits else held.plain
+    return Fitted(calibration, goal, source, len(sample), method, rule, PARTS, before, after, decisions, left)
 
 
 def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
@@ -189,7 +192,7 @@ def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
     quality = _quality(sample, sample.logits)
     value = _point(sample, _flags(sample, plain), goal)
     rule = Rule("plain", goal.metric(sample.multi_label), value, value, 0.0, None, reason)
-    return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality)
+    return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality, plain)
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,7 +173,10 @@ def judge(compared: Compared, ours: Array, theirs: Array, *, split: str, against
     kind = _kind(difference, relative)
     text = _text(kind, difference, (score, baseline), f"{len(compared.targets):,} {split} texts", compared.metric, against)
     if split == "dev":
-        text += " Both were chosen on these texts, which flatters both; a test file would say more."
+        text += (
+            " Both were chosen on these texts, which flatters both, though no text is decided by a rule fitted to it;"
+            " a test file would say more."
+        )
     interval = (difference.low, difference.high)
     return Verdict(kind, compared.metric, split, against, score, baseline, relative, interval, text)
 
