@@ -115,6 +115,14 @@ def test_the_decided_class_is_always_a_candidate() -> None:
         answered(SINGLE, logits, PLAIN)
 
 
+def test_every_decided_label_is_a_candidate() -> None:
+    """A threshold may be below the level."""
+    logits = torch.tensor([[-1.0, -3.0], [-1.0, 2.0]])
+    calibration = Calibration(slopes=(1.0, 1.0), thresholds=(0.1, 0.1), coverage=Promise(0.6, 0.4, 100))
+    assert MULTI.decide(logits, calibration).tolist() == [[True, False], [True, True]]
+    assert candidate_sets(MULTI, logits, calibration).tolist() == [[True, False], [True, True]]
+
+
 def test_the_promised_precision_is_missed_as_rarely_as_said() -> None:
     """Of 200 calibrations at most 5 % may be off; 17 are what chance would exceed once in a hundred times at exactly that."""
     pool, share, missed, shares = single(12_000), 0.75, 0, []

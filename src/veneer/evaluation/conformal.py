@@ -54,7 +54,7 @@ class Found:
 
 
 def candidate_sets(task: Task, logits: Tensor, calibration: Calibration) -> Tensor:
-    """`[N, C]` bool: the classes in each text's set; the decided class of a single-label task is always one of them.
+    """`[N, C]` bool: the classes in each text's set; those that are decided on are always among them.
 
     Raises:
         ValueError: the calibration promises no coverage.
@@ -62,8 +62,10 @@ def candidate_sets(task: Task, logits: Tensor, calibration: Calibration) -> Tens
     if calibration.coverage is None:
         raise ValueError("the calibration promises no coverage")
     sets = task.probabilities(logits, calibration) >= calibration.coverage.level
-    if task.name == "single_label":
-        sets[torch.arange(len(logits)), task.decide(logits, calibration)] = True
+    decided = task.decide(logits, calibration)
+    if task.name == "multi_label":
+        return sets | decided
+    sets[torch.arange(len(logits)), decided] = True
     return sets
 
 
