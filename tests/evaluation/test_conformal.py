@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
 
 from veneer.errors import DataError
+from veneer.evaluation import calibration as calibration_module
 from veneer.evaluation.calibration import fit_calibration
 from veneer.evaluation.conformal import _lower_bound, answered, candidate_sets, check_promises, find_coverage, find_precision
 from veneer.evaluation.scaling import Sample
@@ -84,6 +87,23 @@ def test_coverage_holds_through_the_whole_calibration() -> None:
         found.append(held(new, fitted.calibration))
     error = np.std(found) / np.sqrt(len(found))
     assert 0.9 - 3 * error <= np.mean(found) <= 0.9 + 1 / 61 + 3 * error
+
+
+def test_the_texts_of_a_promise_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 and 20, a half has as many of the one as a draw gives it: 10 on average, with a variance of 2.56, not always 10."""
+    counts = []
+    find = calibration_module.find_coverage
+
+    def record(logits: torch.Tensor, targets: torch.Tensor, *rest: Any) -> Any:
+        counts.append(int(targets.sum()))
+        return find(logits, targets, *rest)
+
+    monkeypatch.setattr(calibration_module, "find_coverage", record)
+    targets = torch.arange(40) % 2
+    for seed in range(60):
+        fit_calibration(torch.eye(2)[targets], targets, SINGLE, coverage=0.8, bootstrap=0, seed=seed)
+    assert np.mean(counts) == pytest.approx(10, abs=1)
+    assert 1.3 < np.var(counts) < 4.5
 
 
 def test_the_level_is_the_rank_of_the_formula() -> None:

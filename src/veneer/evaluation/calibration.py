@@ -132,7 +132,8 @@ def fit_calibration(
     """Fit a calibration on N labelled texts that took no part in training.
 
     Where `coverage` or `precision` is asked for, half of the texts fit and the other half back the promise, so that it does not
-    rest on texts the probabilities were fitted to.
+    rest on texts the probabilities were fitted to. Which half a text is in is drawn at random, not label by label: what is
+    promised holds over draws of texts.
 
     Args:
         logits: `[N, C]`.
@@ -153,8 +154,8 @@ def fit_calibration(
     everything, goal = Sample(task, logits.float(), targets), goal or Goal()
     if coverage is None and precision is None:
         return _fit(everything, goal, bootstrap, seed, source)
-    halves = everything.parts(2, seed)
-    first, second = (everything.rows(np.flatnonzero(halves == half)) for half in (0, 1))
+    order, half = np.random.default_rng(seed).permutation(len(everything)), (len(everything) + 1) // 2
+    first, second = everything.rows(order[:half]), everything.rows(order[half:])
     if len(second) == 0:
         raise DataError(f"{source}: a promise cannot be made from {len(everything)} text. Fix: give more with --data")
     fitted = _fit(first, goal, bootstrap, seed, f"half of {source}")
