@@ -178,7 +178,7 @@ def _fit(sample: Sample, goal: Goal, bootstrap: int, seed: int, source: str) -> 
     rule = _judge(sample, held, goal, bootstrap, seed)
     method, scaling = choose_scaling(sample, seed)
     fits = rule.kept == "fitted"
-    calibration, left = fit_rule(sample, scaling, goal) if fits else (keep_plain(scaling), ())
+    calibration, left = fit_rule(sample, scaling, goal, seed) if fits else (keep_plain(scaling), ())
     if goal.least is not None and len(left) == (sample.classes if sample.multi_label else 1):
         raise DataError(f"{goal.text} is not reached by any label on {source}. Fix: a lower one, or more texts with --data")
     before = _quality(sample, sample.logits)
@@ -216,7 +216,7 @@ def _hold_out(sample: Sample, goal: Goal, seed: int) -> _HeldOut:
         chosen = torch.from_numpy(rows)
         logits[chosen] = scaling.calibrated(held.logits)
         if swept:
-            calibration, _ = fit_rule(rest, scaling, goal)
+            calibration, _ = fit_rule(rest, scaling, goal, seed)
             fitted[chosen] = sample.task.decide(held.logits, calibration)
 
     sample.out_of_part(PARTS, seed, judge)
