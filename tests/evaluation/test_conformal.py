@@ -170,6 +170,21 @@ def test_a_precision_that_cannot_be_shown_is_refused() -> None:
         find_precision(small, small, PLAIN, 1.0)
 
 
+def test_the_precision_that_can_be_promised_is_named() -> None:
+    """It is the highest hundredth that passes; where all answers are wrong there is none."""
+    first, second = single(300), single(300, seed=1)
+    with pytest.raises(DataError, match=r"or --precision (0\.\d+), which can be promised$") as refused:
+        find_precision(first, second, PLAIN, 0.99)
+    named = float(str(refused.value).split("--precision ")[1].split(",")[0])
+    assert 0.6 < named < 0.99
+    assert find_precision(first, second, PLAIN, named).promise.target == named
+    with pytest.raises(DataError):
+        find_precision(first, second, PLAIN, named + 0.01)
+    wrong = Sample(SINGLE, second.logits, (SINGLE.decide(second.logits) + 1) % 4)
+    with pytest.raises(DataError, match=r"no precision can be$"):
+        find_precision(first, wrong, PLAIN, 0.9)
+
+
 def test_the_bound_is_clopper_and_pearsons() -> None:
     bound = _lower_bound(95, 100)
     assert binom.sf(94, 100, bound) == pytest.approx(0.05)
