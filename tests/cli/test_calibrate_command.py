@@ -118,6 +118,17 @@ def test_training_texts_that_are_gone_are_told(
     assert "these are the texts" in " ".join(same.err.split())
 
 
+def test_resamples_are_those_of_the_configuration(veneer: Command, single: Path, labelled: Path) -> None:
+    without = json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["rule"]
+    assert without["interval"] is None
+    assert "without resamples" in without["reason"]
+    config = single / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "bootstrap: 0" in text
+    config.write_text(text.replace("bootstrap: 0", "bootstrap: 30"), encoding="utf-8")
+    assert json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["rule"]["interval"] is not None
+
+
 def test_dev_texts_that_have_changed_are_refused(
     veneer: Command, single_run: Path, tmp_path: Path, tiny_base: Callable[..., Path]
 ) -> None:

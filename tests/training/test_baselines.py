@@ -17,6 +17,7 @@ from veneer.tasks import TASKS
 from veneer.training import baselines
 from veneer.training.baselines import (
     Judged,
+    compared_on,
     decide_like_ours,
     describe_choice,
     fit_linear,
@@ -202,6 +203,17 @@ def test_the_text_baseline_is_calibrated_where_the_adapter_is(tmp_path: Path) ->
     assert np.array_equal(decide_like_ours(config, material, {"dev": low}), targets)
     config.evaluation.calibrate = False
     assert not decide_like_ours(config, material, {"dev": low}).any()
+
+
+def test_what_is_compared_follows_the_configuration(tmp_path: Path) -> None:
+    """A verdict needs resamples, though: without any there are as many as by default."""
+    config = toy_config(tmp_path, "nowhere", evaluation__bootstrap=70, evaluation__metric="loss", seed=3)
+    material = read_material(config)
+    compared = compared_on(material, config)
+    assert (compared.resamples, compared.metric, compared.seed, len(compared.targets)) == (70, "macro_f1", 3, 12)
+    assert len(compared_on(material, config, "train").targets) == 42
+    config.evaluation.bootstrap = 0
+    assert compared_on(material, config).resamples == 1000
 
 
 def test_the_majority() -> None:

@@ -86,6 +86,7 @@ def calibrate(
         goal=goal,
         coverage=coverage,
         precision=precision,
+        bootstrap=config.evaluation.bootstrap,
         seed=config.seed,
         source=source,
     )

@@ -116,7 +116,7 @@ def compare_with_baselines(folder: Path, base: str | None, *, full: bool) -> Sta
     """
     run = open_run(folder)
     split = judged_split(run.material)
-    compared = compared_on(run.material, run.config.evaluation.metric, run.config.seed)
+    compared = compared_on(run.material, run.config)
     logits = run.logits(dict.fromkeys(["dev", split]), base)
     adapter = Contender(ADAPTER, decide_like_ours(run.config, run.material, logits), run.seconds, run.parameters)
     _tell(adapter, compared)

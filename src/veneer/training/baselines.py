@@ -25,7 +25,7 @@ from torch import Tensor
 
 from veneer.config import RunConfig
 from veneer.data import Example
-from veneer.evaluation.comparison import Compared, Verdict, compared_metric, judge
+from veneer.evaluation.comparison import RESAMPLES, Compared, Verdict, compared_metric, judge
 from veneer.evaluation.metrics import point_metrics
 from veneer.labels import LabelSet
 from veneer.tasks import Task
@@ -209,7 +209,7 @@ def judge_against_text(material: Material, ours: Array, config: RunConfig) -> Ve
     split = judged_split(material)
     logits = {name: baseline.logits(examples[name]) for name in {"dev", split}}
     theirs = decide_like_ours(config, material, logits)
-    return judge(compared_on(material, metric, config.seed), ours, theirs, split=split, against=TEXT_BASELINE)
+    return judge(compared_on(material, config), ours, theirs, split=split, against=TEXT_BASELINE)
 
 
 def decide_like_ours(config: RunConfig, material: Material, logits: Mapping[str, Tensor]) -> Array:
@@ -227,11 +227,15 @@ def judged_split(material: Material) -> str:
     return judged_of(material.examples)
 
 
-def compared_on(material: Material, metric: str, seed: int) -> Compared:
-    """The targets of `judged_split`, and the score that decisions on it are compared by."""
-    labels, task = material.labels, material.task
-    targets = target_array(material.examples[judged_split(material)], labels, task)
-    return Compared(targets, len(labels), task.name == "multi_label", compared_metric(metric), seed)
+def compared_on(material: Material, config: RunConfig, split: str | None = None) -> Compared:
+    """The targets of a split (`judged_split` if none is named), and how decisions on it are compared.
+
+    A verdict needs resamples: where `evaluation.bootstrap` is 0, there are as many as by default.
+    """
+    labels, task, evaluation = material.labels, material.task, config.evaluation
+    targets = target_array(material.examples[split or judged_split(material)], labels, task)
+    metric, resamples = compared_metric(evaluation.metric), evaluation.bootstrap or RESAMPLES
+    return Compared(targets, len(labels), task.name == "multi_label", metric, config.seed, resamples)
 
 
 def fit_linear(train: Any, dev: Any, judged: Judged) -> tuple[float, LinearModel] | None:
