@@ -199,6 +199,7 @@ def test_it_says_what_changed_and_what_it_means(
         "veneer evaluate",
     ):
         assert said in result.out
+    assert ("mean of each label's own" in result.out) == (kind == "multi")
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,15 @@ def _quality_table(fitted: Fitted) -> Table:
     table.add_column("lower is better")
     for heading in ("before", "after"):
         table.add_column(heading, justify="right")
-    rows = {"calibration error (ECE)": "ece", "Brier score": "brier", "loss (NLL)": "nll"}
-    before, after = fitted.before.scores(), fitted.after.scores()
-    for name, key in rows.items():
-        table.add_row(name, f"{before[key]:.4f}", f"{after[key]:.4f}")
+    names = {
+        "ece": "calibration error (ECE)",
+        "ece_label_mean": "  mean of each label's own",
+        "brier": "Brier score",
+        "nll": "loss (NLL)",
+    }
+    after = fitted.after.scores()
+    for key, before in fitted.before.scores().items():
+        table.add_row(names[key], f"{before:.4f}", f"{after[key]:.4f}")
     return table
 
 

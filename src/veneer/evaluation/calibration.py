@@ -21,7 +21,7 @@ from torch import Tensor
 from veneer.errors import DataError
 from veneer.evaluation.conformal import Found, find_coverage, find_precision
 from veneer.evaluation.goals import Goal
-from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, reliability
+from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, mean_error_by_label, reliability
 from veneer.evaluation.rules import MOST_CLASSES, fit_rule, keep_plain
 from veneer.evaluation.scaling import Method, Sample, choose_scaling, log_loss
 from veneer.tasks import PLAIN, Calibration, Task
@@ -58,16 +58,23 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good probabilities are: calibration error, Brier score, loss, and the bins behind the first."""
+    """How good probabilities are: calibration error, Brier score, loss, and the bins behind the first.
+
+    Attributes:
+        ece: multi-label, of all texts and labels together, most of which are far from being given.
+        ece_label_mean: the mean over the labels that some text has of the error of each alone; None for single-label.
+    """
 
     ece: float
     brier: float
     nll: float
     bins: tuple[Bin, ...]
+    ece_label_mean: float | None = None
 
     def scores(self) -> dict[str, float]:
-        """Without the bins."""
-        return {"ece": self.ece, "brier": self.brier, "nll": self.nll}
+        """Without the bins; `ece_label_mean` only where there is one."""
+        by_label = {} if self.ece_label_mean is None else {"ece_label_mean": self.ece_label_mean}
+        return {"ece": self.ece, **by_label, "brier": self.brier, "nll": self.nll}
 
 
 @dataclass(frozen=True)
@@ -310,13 +317,15 @@ def _quality(sample: Sample, logits: Tensor) -> Quality:
     """Of `[N, C]` logits: single-label the confidence in the most probable class, multi-label every text and label."""
     probabilities = sample.task.probabilities(logits).double().numpy()
     truth = _truth(sample).astype(np.float64)
+    by_label = None
     if sample.multi_label:
         bins = reliability(probabilities.ravel(), truth.ravel())
+        by_label = mean_error_by_label(probabilities, truth)
     else:
         rows, top = np.arange(len(sample)), probabilities.argmax(1)
         bins = reliability(probabilities[rows, top], truth[rows, top])
     loss = log_loss(sample.task, logits, sample.targets)
-    return Quality(expected_calibration_error(bins), brier(probabilities, truth, sample.multi_label), loss, bins)
+    return Quality(expected_calibration_error(bins), brier(probabilities, truth, sample.multi_label), loss, bins, by_label)
 
 
 def _plain_bins(bins: Sequence[Bin]) -> list[Mapping[str, float]]:
