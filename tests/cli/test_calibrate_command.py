@@ -78,6 +78,57 @@ def test_without_a_file_the_runs_own_dev_texts_are_taken(veneer: Command, single
     assert "it takes 20 texts" in document["rule"]["reason"]
 
 
+def test_the_training_file_is_refused(veneer: Command, single: Path, single_run: Path, tmp_path: Path) -> None:
+    """As it is, in another order, and where most rows are of it: a promise found on it is not kept elsewhere."""
+    with (single_run.parent / "train.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    most = rows[:30] + toy_rows(20, seed=9)
+    for name, content, said in (
+        ("same", rows, "these are the texts"),
+        ("turned", rows[::-1], f"trained on {len(rows)} of its {len(rows)} texts"),
+        ("most", most, "of its 50 texts"),
+    ):
+        result = veneer("calibrate", single, "--data", write_csv(tmp_path / f"{name}.csv", content), "--coverage", "0.8")
+        assert (result.code, result.out) == (2, "")
+        assert said in " ".join(result.err.split())
+        assert "took no part in training" in " ".join(result.err.split())
+    assert read_info(single).calibration is None
+
+
+def test_texts_of_the_training_are_left_out(veneer: Command, single: Path, single_run: Path, tmp_path: Path) -> None:
+    """Whatever white space is around them and whatever their label; how many is told."""
+    with (single_run.parent / "train.csv").open(encoding="utf-8", newline="") as file:
+        trained = [{"text": f" {row['text']} ", "label": "good"} for row in csv.DictReader(file)][:5]
+    others = [{"text": f"{row['text']} {number}", "label": row["label"]} for number, row in enumerate(toy_rows(40, seed=9))]
+    data = write_csv(tmp_path / "mixed.csv", trained + others)
+    result = veneer("calibrate", single, "--data", data, "--json")
+    assert json.loads(result.out)["texts"] == 40
+    assert "5 of 45 texts are left out" in " ".join(result.err.split())
+
+
+def test_training_texts_that_are_gone_are_told(
+    veneer: Command, single: Path, labelled: Path, bare_run: Callable[[Path], Path], single_run: Path
+) -> None:
+    """The fingerprint of the whole file is known still."""
+    bare = bare_run(single)
+    columns = ("--text", "text", "--label", "label")
+    assert "is not known, as they cannot be read" in " ".join(veneer("calibrate", bare, "--data", labelled, *columns).err.split())
+    same = veneer("calibrate", bare, "--data", single_run.parent / "train.csv", *columns)
+    assert same.code == 2
+    assert "these are the texts" in " ".join(same.err.split())
+
+
+def test_resamples_are_those_of_the_configuration(veneer: Command, single: Path, labelled: Path) -> None:
+    without = json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["rule"]
+    assert without["interval"] is None
+    assert "without resamples" in without["reason"]
+    config = single / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "bootstrap: 0" in text
+    config.write_text(text.replace("bootstrap: 0", "bootstrap: 30"), encoding="utf-8")
+    assert json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["rule"]["interval"] is not None
+
+
 def test_dev_texts_that_have_changed_are_refused(
     veneer: Command, single_run: Path, tmp_path: Path, tiny_base: Callable[..., Path]
 ) -> None:
@@ -148,6 +199,7 @@ def test_it_says_what_changed_and_what_it_means(
         "veneer evaluate",
     ):
         assert said in result.out
+    assert ("mean of each label's own" in result.out) == (kind == "multi")
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toy_runs import run, toy_config, toy_rows, write_csv
+from veneer.artifact import read_info, update_info
 from veneer.cli import compare_baselines
 from veneer.predictor import load
+from veneer.tasks import Calibration
 
 Base = Callable[..., Path]
 Veneer = Callable[..., Any]
@@ -141,6 +144,17 @@ def test_a_run_and_its_copy_are_not_told_apart(veneer: Veneer, two_runs: tuple[P
     said = result.out.replace("\n", "")
     assert f"{copy} and {two_runs[0]} are not told apart".replace(" ", "") in said.replace(" ", "")
     assert "no difference" in said
+
+
+def test_on_dev_a_rule_that_may_be_fitted_to_it_is_not_taken(veneer: Veneer, single_run: Path, tmp_path: Path) -> None:
+    """Each text is decided by a rule fitted without it: of 12 texts none is, and the plain one decides."""
+    copy = Path(shutil.copytree(single_run, tmp_path / "other"))
+    always = Calibration(offsets=(1000.0, 0.0)).to_json()
+    update_info(copy, replace(read_info(copy), calibration=always))
+    found = document(veneer, single_run, copy)
+    assert found["split"] == "dev"
+    assert found["runs"][0]["score"] == found["runs"][1]["score"]
+    assert found["pairs"][0]["right"]["first"] == found["pairs"][0]["right"]["second"] == 0
 
 
 def test_runs_over_other_texts_are_refused(veneer: Veneer, single_run: Path, moved_run: Path, tiny_base: Base) -> None:

@@ -86,6 +86,20 @@ def test_a_kept_plain_rule_decides_as_the_logits_do_even_with_platt() -> None:
     assert torch.equal(MULTI.decide(shifted.logits, fitted.calibration), MULTI.decide(shifted.logits))
 
 
+def test_labels_have_calibration_errors_of_their_own() -> None:
+    """One label too sure and one too unsure, and 18 that are easy: together they look fine, each alone does not."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(2000, generator=generator) * 0.6 + 0.2
+    targets = torch.cat([(torch.rand(2000, 2, generator=generator) < p[:, None]).float(), torch.zeros(2000, 18)], dim=1)
+    targets[0, 2] = 1.0
+    given = torch.stack([p + 0.15, p - 0.15], dim=1)
+    logits = torch.cat([given.logit(), torch.full((2000, 18), -9.0)], dim=1)
+    scores = fit(Sample(MULTI, logits, targets), bootstrap=0).before.scores()
+    assert scores["ece_label_mean"] == pytest.approx(0.1, abs=0.02)  # of the three labels that a text has: (0.15 + 0.15 + 0) / 3
+    assert scores["ece"] < 0.02
+    assert "ece_label_mean" not in fit(biased(100), bootstrap=0).before.scores()
+
+
 def test_thresholds_help_rare_labels() -> None:
     fitted, new = fit(labels(800, [0.3, 0.05, 0.02], -2.5)), labels(6000, [0.3, 0.05, 0.02], -2.5, seed=1)
     assert fitted.rule.kept == "fitted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_the_interval_is_a_loop_over_resampled_texts(metric: str, multi_label: b
     """As scikit-learn scores each resample; other resamples than ours, so equal within their own noise."""
     compared, ours, theirs = make(150, 4, multi_label=multi_label)
     compared = Compared(compared.targets, 4, multi_label, metric, seed=3)
-    found = compare_decisions(compared, ours, theirs, resamples=4000)
+    found = compare_decisions(replace(compared, resamples=4000), ours, theirs)
     average = metric.removesuffix("_f1")
 
     def score(rows: Array, decisions: Array) -> float:
@@ -101,9 +102,9 @@ def test_thousands_of_classes_are_only_those_that_occur() -> None:
 
 def test_large_splits_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     compared, ours, theirs = make(60, 3, multi_label=True)
-    at_once = compare_decisions(compared, ours, theirs, resamples=50)
+    at_once = compare_decisions(replace(compared, resamples=50), ours, theirs)
     monkeypatch.setattr(comparison, "MOST_DRAWS_AT_ONCE", 300)
-    assert compare_decisions(compared, ours, theirs, resamples=50) == at_once
+    assert compare_decisions(replace(compared, resamples=50), ours, theirs) == at_once
 
 
 def test_a_score_has_its_interval() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
 
 from veneer.errors import DataError
+from veneer.evaluation import calibration as calibration_module
 from veneer.evaluation.calibration import fit_calibration
 from veneer.evaluation.conformal import _lower_bound, answered, candidate_sets, check_promises, find_coverage, find_precision
 from veneer.evaluation.scaling import Sample
@@ -86,6 +89,23 @@ def test_coverage_holds_through_the_whole_calibration() -> None:
     assert 0.9 - 3 * error <= np.mean(found) <= 0.9 + 1 / 61 + 3 * error
 
 
+def test_the_texts_of_a_promise_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 and 20, a half has as many of the one as a draw gives it: 10 on average, with a variance of 2.56, not always 10."""
+    counts = []
+    find = calibration_module.find_coverage
+
+    def record(logits: torch.Tensor, targets: torch.Tensor, *rest: Any) -> Any:
+        counts.append(int(targets.sum()))
+        return find(logits, targets, *rest)
+
+    monkeypatch.setattr(calibration_module, "find_coverage", record)
+    targets = torch.arange(40) % 2
+    for seed in range(60):
+        fit_calibration(torch.eye(2)[targets], targets, SINGLE, coverage=0.8, bootstrap=0, seed=seed)
+    assert np.mean(counts) == pytest.approx(10, abs=1)
+    assert 1.3 < np.var(counts) < 4.5
+
+
 def test_the_level_is_the_rank_of_the_formula() -> None:
     """ceil((n + 1)·0.9) = 9 of n = 9 scores 1 − p: the least probability of a right class."""
     p = torch.linspace(0.1, 0.9, 9)
@@ -115,6 +135,14 @@ def test_the_decided_class_is_always_a_candidate() -> None:
         answered(SINGLE, logits, PLAIN)
 
 
+def test_every_decided_label_is_a_candidate() -> None:
+    """A threshold may be below the level."""
+    logits = torch.tensor([[-1.0, -3.0], [-1.0, 2.0]])
+    calibration = Calibration(slopes=(1.0, 1.0), thresholds=(0.1, 0.1), coverage=Promise(0.6, 0.4, 100))
+    assert MULTI.decide(logits, calibration).tolist() == [[True, False], [True, True]]
+    assert candidate_sets(MULTI, logits, calibration).tolist() == [[True, False], [True, True]]
+
+
 def test_the_promised_precision_is_missed_as_rarely_as_said() -> None:
     """Of 200 calibrations at most 5 % may be off; 17 are what chance would exceed once in a hundred times at exactly that."""
     pool, share, missed, shares = single(12_000), 0.75, 0, []
@@ -140,6 +168,21 @@ def test_a_precision_that_cannot_be_shown_is_refused() -> None:
         find_precision(small, small, PLAIN, 0.99)
     with pytest.raises(DataError, match="above 0 and below 1"):
         find_precision(small, small, PLAIN, 1.0)
+
+
+def test_the_precision_that_can_be_promised_is_named() -> None:
+    """It is the highest hundredth that passes; where all answers are wrong there is none."""
+    first, second = single(300), single(300, seed=1)
+    with pytest.raises(DataError, match=r"or --precision (0\.\d+), which can be promised$") as refused:
+        find_precision(first, second, PLAIN, 0.99)
+    named = float(str(refused.value).split("--precision ")[1].split(",")[0])
+    assert 0.6 < named < 0.99
+    assert find_precision(first, second, PLAIN, named).promise.target == named
+    with pytest.raises(DataError):
+        find_precision(first, second, PLAIN, named + 0.01)
+    wrong = Sample(SINGLE, second.logits, (SINGLE.decide(second.logits) + 1) % 4)
+    with pytest.raises(DataError, match=r"no precision can be$"):
+        find_precision(first, wrong, PLAIN, 0.9)
 
 
 def test_the_bound_is_clopper_and_pearsons() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -102,7 +104,7 @@ def test_offsets_of_many_classes_help() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_threshold_is_the_best_for_its_label_without_shrinkage(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(rules, "SHRINKAGES", (0.0,))
     sample = multi(90, [0.5, 0.2, 0.05], seed)
     fitted, _ = fit_rule(sample, PLAIN, Goal())
     decided, p = MULTI.decide(sample.logits, fitted), sample.logits.sigmoid()
@@ -120,8 +122,46 @@ def test_few_texts_leave_a_threshold_near_what_the_probabilities_say() -> None:
     exact = max(f1_score(targets, p >= cut, zero_division=0) for cut in np.linspace(0.05, 0.95, 91)) / 2
     one = np.zeros(4000)
     one[p.argmin()] = 1.0  # the most misleading text there is
-    found = rules._threshold(p, one, Goal(), 0)
+    (found,) = rules._threshold(p, one, Goal(), 0, (150.0,))
     assert found == pytest.approx(exact, abs=0.03)
+
+
+def chosen_shrinkage(sample: Sample, scaling: Calibration, goal: Goal | None = None) -> float:
+    return rules._choose_shrinkage(sample, scaling, goal or Goal(), 0)
+
+
+def test_how_far_probabilities_are_trusted_is_chosen_by_texts_held_out() -> None:
+    """Honest probabilities beat what few texts say; far too low ones mislead, and the texts are believed."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.4, 2.0, size=(200, 12))
+    targets = torch.from_numpy((rng.random(p.shape) < p).astype(np.float32))
+    honest = torch.from_numpy(np.log(p / (1 - p))).float()
+    clear = multi(200, [0.3] * 12, 1)
+    trusted = chosen_shrinkage(Sample(MULTI, honest, targets), PLAIN)
+    believed = chosen_shrinkage(Sample(MULTI, clear.logits - 6, clear.targets), PLAIN)
+    assert believed <= 50 <= trusted
+    assert believed < trusted
+
+
+@pytest.mark.parametrize("goal", [Goal("accuracy"), Goal("cost", costs=((5.0, 1.0),) * 12)], ids=["accuracy", "cost"])
+def test_the_choice_is_by_the_goal(goal: Goal) -> None:
+    """Probabilities that are far too low lead to answers never given, which texts held out show to be dear."""
+    clear = multi(200, [0.3] * 12, 1)
+    assert chosen_shrinkage(Sample(MULTI, clear.logits - 6, clear.targets), PLAIN, goal) <= 50
+
+
+def test_no_text_is_judged_by_its_own_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice is between thresholds that are each fitted on two of three parts; what is kept is fitted on all."""
+    sample, sizes = multi(90, [0.5, 0.2], 0), []
+    fitted = rules._thresholds
+
+    def record(part: Sample, *rest: Any) -> Any:
+        sizes.append(len(part))
+        return fitted(part, *rest)
+
+    monkeypatch.setattr(rules, "_thresholds", record)
+    fit_rule(sample, PLAIN, Goal())
+    assert sizes == [60, 60, 60, 90]
 
 
 def test_thresholds_stand_saturated_and_equal_probabilities() -> None:

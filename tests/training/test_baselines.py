@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from toy_runs import toy_config, toy_rows, write_csv
@@ -16,6 +17,8 @@ from veneer.tasks import TASKS
 from veneer.training import baselines
 from veneer.training.baselines import (
     Judged,
+    compared_on,
+    decide_like_ours,
     describe_choice,
     fit_linear,
     fit_text_baseline,
@@ -176,6 +179,43 @@ def test_both_kinds_of_features_decide_alike() -> None:
     assert min(scores) > 0.7  # where chance gives a third
 
 
+def test_logits_are_finite_and_decide_as_the_model_does() -> None:
+    """Of a label that no training text has, and of one that all have, too."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4))
+    targets = np.stack([features[:, 0] > 0, np.zeros(60, bool), np.ones(60, bool)], axis=1)
+    found = fit_linear(features[:40], features[40:], Judged(targets[:40], targets[40:], 3, True, "macro_f1"))
+    assert found is not None
+    logits = found[1].logits(features[40:])
+    assert logits.isfinite().all()
+    assert np.array_equal((logits > 0).numpy(), found[1].decide(features[40:]))
+
+
+def test_the_text_baseline_is_calibrated_where_the_adapter_is(tmp_path: Path) -> None:
+    """The verdict's baseline gets the decisions that its own logits on dev lead to."""
+    write_csv(tmp_path / "train.csv", toy_rows(60, labels=("good", "bad", "odd"), multi=True))
+    write_csv(tmp_path / "dev.csv", toy_rows(60, labels=("good", "bad", "odd"), multi=True, seed=1))
+    config = toy_config(tmp_path, "nowhere", data__label_separator="|", evaluation__bootstrap=100)
+    material = read_material(config)
+    targets = target_array(material.examples["dev"], material.labels, material.task)
+    low = torch.from_numpy(np.where(targets, -1.0, -3.0) + 0.1 * np.random.default_rng(0).normal(size=targets.shape)).float()
+    assert not (low > 0).any()  # by the plain rule nothing is right
+    assert np.array_equal(decide_like_ours(config, material, {"dev": low}), targets)
+    config.evaluation.calibrate = False
+    assert not decide_like_ours(config, material, {"dev": low}).any()
+
+
+def test_what_is_compared_follows_the_configuration(tmp_path: Path) -> None:
+    """A verdict needs resamples, though: without any there are as many as by default."""
+    config = toy_config(tmp_path, "nowhere", evaluation__bootstrap=70, evaluation__metric="loss", seed=3)
+    material = read_material(config)
+    compared = compared_on(material, config)
+    assert (compared.resamples, compared.metric, compared.seed, len(compared.targets)) == (70, "macro_f1", 3, 12)
+    assert len(compared_on(material, config, "train").targets) == 42
+    config.evaluation.bootstrap = 0
+    assert compared_on(material, config).resamples == 1000
+
+
 def test_the_majority() -> None:
     assert majority(np.array([2, 1, 2, 0])) == 2
     several = np.array([[True, False], [True, True], [True, True], [False, True]])
@@ -185,15 +225,16 @@ def test_the_majority() -> None:
 def test_the_verdict_against_text(tmp_path: Path) -> None:
     """Words decide these labels, so that nothing beats counting them; test is judged where there is one."""
     write_csv(tmp_path / "test.csv", toy_rows(30, seed=2))
-    material = read_material(toy_config(tmp_path, "nowhere", data__test=str(tmp_path / "test.csv")))
+    config = toy_config(tmp_path, "nowhere", data__test=str(tmp_path / "test.csv"))
+    material = read_material(config)
     truth = target_array(material.examples["test"], material.labels, material.task)
-    verdict = judge_against_text(material, 1 - truth, "macro_f1", seed=0)
+    verdict = judge_against_text(material, 1 - truth, config)
     assert verdict is not None
     assert (verdict.kind, verdict.split, verdict.score) == ("not_worth_it", "test", 0.0)
     assert verdict.against == "TF-IDF + logistic regression"
     assert verdict.baseline > 0.9
     del material.examples["test"]
     truth = target_array(material.examples["dev"], material.labels, material.task)
-    dev = judge_against_text(material, truth, "macro_f1", seed=0)
+    dev = judge_against_text(material, truth, config)
     assert dev is not None
     assert (dev.split, dev.score) == ("dev", 1.0)

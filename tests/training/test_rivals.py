@@ -70,6 +70,31 @@ def test_every_contender_decides_on_the_judged_split(tmp_path: Path, tiny_base: 
     assert counts[4] == sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("test", [False, True])
+def test_what_is_fitted_is_calibrated_as_the_adapter_is(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, test: bool
+) -> None:
+    """By its logits on dev; thresholds are no merit of one contender alone."""
+    given = []
+
+    def decide(config: Any, material: Any, logits: Any) -> np.ndarray[Any, Any]:
+        given.append({name: tuple(one.shape) for name, one in logits.items()})
+        return np.full(len(given), len(given))
+
+    monkeypatch.setattr(rivals, "decide_like_ours", decide)
+    ground = ground_of(tmp_path, tiny_base(), multi=True, test=test, pooling="mean")
+    contenders = [
+        text_contender(ground),
+        embedding_contender(ground, lambda _: None),
+        head_contender(ground, quiet()),
+        full_contender(ground, quiet()),
+    ]
+    assert given == [{"dev": (14, 3), "test": (11, 3)} if test else {"dev": (14, 3)}] * 4
+    for number, one in enumerate(contenders, 1):
+        assert one is not None
+        assert one.decisions.tolist() == [number] * number
+
+
 def test_dev_is_judged_where_there_is_no_test(tmp_path: Path, tiny_base: Base) -> None:
     assert len(majority_contender(ground_of(tmp_path, tiny_base(), test=False)).decisions) == 14
 

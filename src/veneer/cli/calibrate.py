@@ -60,7 +60,7 @@ def calibrate(
     The result is stored in the run folder, where predict, evaluate and merge find it.
     """
     from veneer.artifact import read_info
-    from veneer.cli.labelled import config_for, read_labelled
+    from veneer.cli.labelled import config_for
     from veneer.evaluation.calibration import fit_calibration
     from veneer.evaluation.goals import Goal
     from veneer.predictor import load
@@ -78,7 +78,7 @@ def calibrate(
         predictor = load(folder, base=base)
     config = config_for(predictor, folder, context.params)
     source = "dev" if data is None else data
-    labelled = _dev(predictor, folder, config) if data is None else read_labelled(predictor, config, data, "calibrating")
+    labelled = _dev(predictor, folder, config) if data is None else _given(predictor, folder, config, data)
     fitted = fit_calibration(
         labelled.logits,
         labelled.targets,
@@ -86,6 +86,7 @@ def calibrate(
         goal=goal,
         coverage=coverage,
         precision=precision,
+        bootstrap=config.evaluation.bootstrap,
         seed=config.seed,
         source=source,
     )
@@ -106,6 +107,14 @@ def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
     if changed := changed_files(folder, config, predictor.info.data_fingerprint, material.fingerprints):
         raise DataError(f"{folder} was trained with other texts or labels than are now in {', '.join(changed)}. {fix}")
     return run_on(predictor, material.examples["dev"], "calibrating")
+
+
+def _given(predictor: Predictor, folder: Path, config: RunConfig, data: str) -> Labelled:
+    """The texts of a file that took no part in training."""
+    from veneer.cli.labelled import read_checked, run_on
+    from veneer.cli.trained_texts import untrained
+
+    return run_on(predictor, untrained(folder, predictor.info, read_checked(predictor, config, data)), "calibrating")
 
 
 def _store(folder: Path, fitted: Fitted | None) -> None:
@@ -141,10 +150,15 @@ def _quality_table(fitted: Fitted) -> Table:
     table.add_column("lower is better")
     for heading in ("before", "after"):
         table.add_column(heading, justify="right")
-    rows = {"calibration error (ECE)": "ece", "Brier score": "brier", "loss (NLL)": "nll"}
-    before, after = fitted.before.scores(), fitted.after.scores()
-    for name, key in rows.items():
-        table.add_row(name, f"{before[key]:.4f}", f"{after[key]:.4f}")
+    names = {
+        "ece": "calibration error (ECE)",
+        "ece_label_mean": "  mean of each label's own",
+        "brier": "Brier score",
+        "nll": "loss (NLL)",
+    }
+    after = fitted.after.scores()
+    for key, before in fitted.before.scores().items():
+        table.add_row(names[key], f"{before:.4f}", f"{after[key]:.4f}")
     return table
 
 

@@ -17,7 +17,7 @@ from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.evaluation.comparison import Compared, Difference, Verdict, compare_decisions, judge, score_interval
 from veneer.evaluation.metrics import Interval
 from veneer.evaluation.tables import NAMES
-from veneer.training.baselines import TEXT_BASELINE, compared_on, judged_split
+from veneer.training.baselines import TEXT_BASELINE, compared_on, decide_like_ours, judged_split
 from veneer.training.rivals import (
     EMBEDDINGS,
     FULL,
@@ -116,8 +116,9 @@ def compare_with_baselines(folder: Path, base: str | None, *, full: bool) -> Sta
     """
     run = open_run(folder)
     split = judged_split(run.material)
-    compared = compared_on(run.material, run.config.evaluation.metric, run.config.seed)
-    adapter = Contender(ADAPTER, run.decide(split, base), run.seconds, run.parameters)
+    compared = compared_on(run.material, run.config)
+    logits = run.logits(dict.fromkeys(["dev", split]), base)
+    adapter = Contender(ADAPTER, decide_like_ours(run.config, run.material, logits), run.seconds, run.parameters)
     _tell(adapter, compared)
     contenders: list[Contender] = []
     left_out: list[str] = []

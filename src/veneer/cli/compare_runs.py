@@ -17,10 +17,10 @@ from veneer.cli.compare_baselines import difference_json, show_difference, show_
 from veneer.cli.compared_run import ComparedRun, open_run
 from veneer.data import Example, fingerprint
 from veneer.errors import ConfigError, DataError
-from veneer.evaluation.comparison import Compared, Difference, compare_decisions, compared_metric, right_texts, score_interval
+from veneer.evaluation.comparison import Compared, Difference, compare_decisions, right_texts, score_interval
 from veneer.evaluation.metrics import Interval
 from veneer.evaluation.tables import NAMES
-from veneer.training.baselines import target_array
+from veneer.training.baselines import compared_on
 
 MOST_EXAMPLES = 5
 TEXT_CELLS = 85
@@ -171,10 +171,8 @@ def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
     split = "test" if all("test" in run.material.examples for run in runs) else "dev"
     for run in runs[1:]:
         _check_same(first, run, split)
-    examples, labels, task = first.material.examples[split], first.material.labels, first.material.task
-    targets = target_array(examples, labels, task)
-    metric = compared_metric(first.config.evaluation.metric)
-    compared = Compared(targets, len(labels), task.name == "multi_label", metric, first.config.seed)
+    examples = first.material.examples[split]
+    compared = compared_on(first.material, first.config, split)
     scored = []
     for run in runs:
         decisions = run.decide(split, base)

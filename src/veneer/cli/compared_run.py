@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from veneer.artifact import ArtifactInfo, read_info
 from veneer.cli.output import messages, progress_bar
 from veneer.cli.runs import changed_files, read_report, run_config
 from veneer.config import RunConfig
 from veneer.errors import DataError
+from veneer.evaluation.calibration import fit_calibration
 from veneer.predictor import load
-from veneer.tasks import TASKS
+from veneer.tasks import PLAIN, Calibration
+from veneer.training.baselines import target_tensor
 from veneer.training.prepare import Material, read_material
 
 
@@ -34,8 +38,8 @@ class ComparedRun:
     seconds: float | None
     parameters: int | None
 
-    def decide(self, split: str, base: str | None) -> NDArray[Any]:
-        """`[N]` ids or `[N, C]` bool on the texts of a split, by the run's calibration.
+    def logits(self, splits: Iterable[str], base: str | None) -> dict[str, Tensor]:
+        """`[N, C]` by split.
 
         Raises:
             ArtifactError: the folder is damaged, or the base is another.
@@ -43,12 +47,33 @@ class ComparedRun:
         """
         with messages().status(f"loading {self.folder}"):
             predictor = load(self.folder, base=base)
-        examples = self.material.examples[split]
-        pairs = [example.pair or "" for example in examples] if self.info.pair else None
-        with progress_bar(f"{self.folder} on {split}", len(examples)) as progress:
-            logits = predictor.logits([example.text for example in examples], pairs, progress=progress)
-        decisions: NDArray[Any] = TASKS[self.material.task.name].decide(logits, predictor.calibration).numpy()
-        return decisions
+        found = {}
+        for split in splits:
+            examples = self.material.examples[split]
+            pairs = [example.pair or "" for example in examples] if self.info.pair else None
+            with progress_bar(f"{self.folder} on {split}", len(examples)) as progress:
+                found[split] = predictor.logits([example.text for example in examples], pairs, progress=progress)
+        return found
+
+    def decide(self, split: str, base: str | None) -> NDArray[Any]:
+        """`[N]` ids or `[N, C]` bool on the texts of a split, by the run's calibration.
+
+        On dev, which a decision rule of the run may be fitted on, each text is decided by one fitted without it.
+
+        Raises:
+            ArtifactError: the folder is damaged, or the base is another.
+            BaseError: the base cannot be found.
+        """
+        logits, task = self.logits([split], base)[split], self.material.task
+        calibration = PLAIN
+        if self.info.calibration is not None:
+            calibration = Calibration.from_json(self.info.calibration, task.name, len(self.info.labels))
+        decisions = task.decide(logits, calibration)
+        if split == "dev" and (calibration.offsets or calibration.thresholds):
+            targets, config = target_tensor(self.material.examples[split], self.material.labels, task), self.config
+            decisions = fit_calibration(logits, targets, task, bootstrap=config.evaluation.bootstrap, seed=config.seed).held_out
+        decided: NDArray[Any] = decisions.numpy()
+        return decided
 
 
 def open_run(folder: Path) -> ComparedRun:

@@ -12,7 +12,7 @@ from torch import Tensor
 from veneer.cli.flags import overrides_of
 from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.cli.runs import run_config
-from veneer.data import Example, check_labels, raise_on_errors, read_examples, render_problems
+from veneer.data import Example, Reading, check_labels, raise_on_errors, read_examples, render_problems
 from veneer.errors import InputError
 from veneer.tasks import TASKS, Task
 from veneer.training import columns_of
@@ -53,10 +53,19 @@ def config_for(predictor: Predictor, folder: Path, parameters: Mapping[str, Any]
 
 
 def read_labelled(predictor: Predictor, config: RunConfig, source: str, doing: str) -> Labelled:
-    """Read and check a file, and run the model on it.
+    """Read and check a file as `read_checked` does, and run the model on it.
 
     Args:
         doing: what the progress bar says.
+
+    Raises:
+        InputError: as `read_checked`.
+    """
+    return run_on(predictor, read_checked(predictor, config, source).examples, doing)
+
+
+def read_checked(predictor: Predictor, config: RunConfig, source: str) -> Reading:
+    """A file whose labels the model knows.
 
     Raises:
         DataError: the file cannot be used; every problem of it is listed.
@@ -71,7 +80,7 @@ def read_labelled(predictor: Predictor, config: RunConfig, source: str, doing: s
     raise_on_errors(problems)
     if problems:
         print_lines(messages(), render_problems(problems))
-    return run_on(predictor, reading.examples, doing)
+    return reading
 
 
 def run_on(predictor: Predictor, examples: tuple[Example, ...] | list[Example], doing: str) -> Labelled:

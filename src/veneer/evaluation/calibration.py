@@ -10,7 +10,7 @@ Knows logits, targets and tasks; knows nothing of files and models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from veneer.errors import DataError
 from veneer.evaluation.conformal import Found, find_coverage, find_precision
 from veneer.evaluation.goals import Goal
-from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, reliability
+from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, mean_error_by_label, reliability
 from veneer.evaluation.rules import MOST_CLASSES, fit_rule, keep_plain
 from veneer.evaluation.scaling import Method, Sample, choose_scaling, log_loss
 from veneer.tasks import PLAIN, Calibration, Task
@@ -58,16 +58,23 @@ class Rule:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good probabilities are: calibration error, Brier score, loss, and the bins behind the first."""
+    """How good probabilities are: calibration error, Brier score, loss, and the bins behind the first.
+
+    Attributes:
+        ece: multi-label, of all texts and labels together, most of which are far from being given.
+        ece_label_mean: the mean over the labels that some text has of the error of each alone; None for single-label.
+    """
 
     ece: float
     brier: float
     nll: float
     bins: tuple[Bin, ...]
+    ece_label_mean: float | None = None
 
     def scores(self) -> dict[str, float]:
-        """Without the bins."""
-        return {"ece": self.ece, "brier": self.brier, "nll": self.nll}
+        """Without the bins; `ece_label_mean` only where there is one."""
+        by_label = {} if self.ece_label_mean is None else {"ece_label_mean": self.ece_label_mean}
+        return {"ece": self.ece, **by_label, "brier": self.brier, "nll": self.nll}
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Fitted:
         source: the name of the texts; `texts` is how many there were.
         method: how probabilities are made: none | temperature | platt.
         before, after: the probabilities without and with it, both of held-out texts.
+        held_out: decisions on the texts in the form of the targets, each by the kept kind of rule, fitted without that text.
         left: ids of the classes whose decision the fitted rule leaves as it was.
         promises: what was found for `coverage` and `precision`, where asked for.
     """
@@ -93,6 +101,7 @@ class Fitted:
     parts: int
     before: Quality
     after: Quality
+    held_out: Tensor = field(repr=False, compare=False)
     left: tuple[int, ...] = ()
     promises: tuple[Found, ...] = ()
 
@@ -130,7 +139,8 @@ def fit_calibration(
     """Fit a calibration on N labelled texts that took no part in training.
 
     Where `coverage` or `precision` is asked for, half of the texts fit and the other half back the promise, so that it does not
-    rest on texts the probabilities were fitted to.
+    rest on texts the probabilities were fitted to. Which half a text is in is drawn at random, not label by label: what is
+    promised holds over draws of texts.
 
     Args:
         logits: `[N, C]`.
@@ -151,8 +161,8 @@ def fit_calibration(
     everything, goal = Sample(task, logits.float(), targets), goal or Goal()
     if coverage is None and precision is None:
         return _fit(everything, goal, bootstrap, seed, source)
-    halves = everything.parts(2, seed)
-    first, second = (everything.rows(np.flatnonzero(halves == half)) for half in (0, 1))
+    order, half = np.random.default_rng(seed).permutation(len(everything)), (len(everything) + 1) // 2
+    first, second = everything.rows(order[:half]), everything.rows(order[half:])
     if len(second) == 0:
         raise DataError(f"{source}: a promise cannot be made from {len(everything)} text. Fix: give more with --data")
     fitted = _fit(first, goal, bootstrap, seed, f"half of {source}")
@@ -175,12 +185,13 @@ def _fit(sample: Sample, goal: Goal, bootstrap: int, seed: int, source: str) -> 
     rule = _judge(sample, held, goal, bootstrap, seed)
     method, scaling = choose_scaling(sample, seed)
     fits = rule.kept == "fitted"
-    calibration, left = fit_rule(sample, scaling, goal) if fits else (keep_plain(scaling), ())
+    calibration, left = fit_rule(sample, scaling, goal, seed) if fits else (keep_plain(scaling), ())
     if goal.least is not None and len(left) == (sample.classes if sample.multi_label else 1):
         raise DataError(f"{goal.text} is not reached by any label on {source}. Fix: a lower one, or more texts with --data")
     before = _quality(sample, sample.logits)
     after = before if method == "none" else _quality(sample, held.logits)
-    return Fitted(calibration, goal, source, len(sample), method, rule, PARTS, before, after, left)
+    decisions = held.fitted if fits else held.plain
+    return Fitted(calibration, goal, source, len(sample), method, rule, PARTS, before, after, decisions, left)
 
 
 def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
@@ -189,7 +200,7 @@ def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
     quality = _quality(sample, sample.logits)
     value = _point(sample, _flags(sample, plain), goal)
     rule = Rule("plain", goal.metric(sample.multi_label), value, value, 0.0, None, reason)
-    return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality)
+    return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality, plain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +223,7 @@ def _hold_out(sample: Sample, goal: Goal, seed: int) -> _HeldOut:
         chosen = torch.from_numpy(rows)
         logits[chosen] = scaling.calibrated(held.logits)
         if swept:
-            calibration, _ = fit_rule(rest, scaling, goal)
+            calibration, _ = fit_rule(rest, scaling, goal, seed)
             fitted[chosen] = sample.task.decide(held.logits, calibration)
 
     sample.out_of_part(PARTS, seed, judge)
@@ -306,13 +317,15 @@ def _quality(sample: Sample, logits: Tensor) -> Quality:
     """Of `[N, C]` logits: single-label the confidence in the most probable class, multi-label every text and label."""
     probabilities = sample.task.probabilities(logits).double().numpy()
     truth = _truth(sample).astype(np.float64)
+    by_label = None
     if sample.multi_label:
         bins = reliability(probabilities.ravel(), truth.ravel())
+        by_label = mean_error_by_label(probabilities, truth)
     else:
         rows, top = np.arange(len(sample)), probabilities.argmax(1)
         bins = reliability(probabilities[rows, top], truth[rows, top])
     loss = log_loss(sample.task, logits, sample.targets)
-    return Quality(expected_calibration_error(bins), brier(probabilities, truth, sample.multi_label), loss, bins)
+    return Quality(expected_calibration_error(bins), brier(probabilities, truth, sample.multi_label), loss, bins, by_label)
 
 
 def _plain_bins(bins: Sequence[Bin]) -> list[Mapping[str, float]]:

@@ -44,6 +44,7 @@ class Compared:
         classes: C.
         metric: a name of `metrics.score`, higher is better.
         seed: of the resamples.
+        resamples: how many.
     """
 
     targets: Array
@@ -51,6 +52,7 @@ class Compared:
     multi_label: bool
     metric: str
     seed: int = 0
+    resamples: int = RESAMPLES
 
     def score(self, decisions: Array) -> float:
         """The metric of decisions in the form of the targets."""
@@ -107,13 +109,13 @@ def compared_metric(metric: str) -> str:
     return "macro_f1" if metric == "loss" else metric
 
 
-def score_interval(compared: Compared, decisions: Array, resamples: int = RESAMPLES) -> Interval:
+def score_interval(compared: Compared, decisions: Array) -> Interval:
     """The metric of one set of decisions, with its 95 % percentile bootstrap interval over texts."""
-    (drawn,) = _resampled(compared, (decisions,), resamples)
+    (drawn,) = _resampled(compared, (decisions,))
     return Interval(compared.score(decisions), *_bounds(drawn))
 
 
-def compare_decisions(compared: Compared, ours: Array, theirs: Array, resamples: int = RESAMPLES) -> Difference:
+def compare_decisions(compared: Compared, ours: Array, theirs: Array) -> Difference:
     """The paired difference `ours - theirs` of the metric.
 
     The interval is the percentile bootstrap's over texts (Efron and Tibshirani 1993, chapter 13). p is McNemar's mid-p where the
@@ -123,14 +125,14 @@ def compare_decisions(compared: Compared, ours: Array, theirs: Array, resamples:
         DataError: there is no text to compare on.
         ValueError: the shapes do not belong together.
     """
-    drawn = _resampled(compared, (ours, theirs), resamples)
+    drawn = _resampled(compared, (ours, theirs))
     differences = drawn[0] - drawn[1]
     if compared.metric in ("accuracy", "subset_accuracy"):
         mine, other = right_texts(compared.targets, ours), right_texts(compared.targets, theirs)
         p = mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))
     else:
         tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-        p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+        p = min(1.0, 2 * (tail + 1) / (compared.resamples + 1))
     return Difference(compared.score(ours) - compared.score(theirs), *_bounds(differences), p)
 
 
@@ -173,7 +175,10 @@ def judge(compared: Compared, ours: Array, theirs: Array, *, split: str, against
     kind = _kind(difference, relative)
     text = _text(kind, difference, (score, baseline), f"{len(compared.targets):,} {split} texts", compared.metric, against)
     if split == "dev":
-        text += " Both were chosen on these texts, which flatters both; a test file would say more."
+        text += (
+            " Both were chosen on these texts, which flatters both, though no text is decided by a rule fitted to it;"
+            " a test file would say more."
+        )
     interval = (difference.low, difference.high)
     return Verdict(kind, compared.metric, split, against, score, baseline, relative, interval, text)
 
@@ -217,15 +222,15 @@ def _what_would_settle_it(difference: Difference) -> str:
     return f"These texts do not tell the two apart; about {max(2, math.ceil(factor))} times as many labelled test texts would."
 
 
-def _resampled(compared: Compared, decisions: tuple[Array, ...], resamples: int) -> list[NDArray[np.float64]]:
+def _resampled(compared: Compared, decisions: tuple[Array, ...]) -> list[NDArray[np.float64]]:
     """The metric `[R]` of each set of decisions in the same R resamples of the texts."""
     sides, times = _outcomes(compared, decisions)
     n = int(times.sum())
     rng = np.random.default_rng(compared.seed)
     most = max(1, MOST_DRAWS_AT_ONCE // max(sides[0].targets.shape))
     parts: list[list[NDArray[np.float64]]] = []
-    for start in range(0, resamples, most):
-        drawn = rng.multinomial(n, times / n, size=min(most, resamples - start))
+    for start in range(0, compared.resamples, most):
+        drawn = rng.multinomial(n, times / n, size=min(most, compared.resamples - start))
         parts.append([metrics_of(side.count(drawn), compared.multi_label)[compared.metric] for side in sides])
     return [np.concatenate(side) for side in zip(*parts, strict=True)]
 

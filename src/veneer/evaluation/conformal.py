@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,7 @@ class Found:
 
 
 def candidate_sets(task: Task, logits: Tensor, calibration: Calibration) -> Tensor:
-    """`[N, C]` bool: the classes in each text's set; the decided class of a single-label task is always one of them.
+    """`[N, C]` bool: the classes in each text's set; those that are decided on are always among them.
 
     Raises:
         ValueError: the calibration promises no coverage.
@@ -62,8 +63,10 @@ def candidate_sets(task: Task, logits: Tensor, calibration: Calibration) -> Tens
     if calibration.coverage is None:
         raise ValueError("the calibration promises no coverage")
     sets = task.probabilities(logits, calibration) >= calibration.coverage.level
-    if task.name == "single_label":
-        sets[torch.arange(len(logits)), task.decide(logits, calibration)] = True
+    decided = task.decide(logits, calibration)
+    if task.name == "multi_label":
+        return sets | decided
+    sets[torch.arange(len(logits)), decided] = True
     return sets
 
 
@@ -116,25 +119,30 @@ def find_precision(first: Sample, second: Sample, calibration: Calibration, shar
     The confidences to test come from `first`; the tests are on `second` alone, from the strictest on until one fails.
 
     Raises:
-        DataError: no confidence passes, or the share is not above 0 and below 1.
+        DataError: no confidence passes, with the highest hundredth that would; or the share is not above 0 and below 1.
     """
     _check_share("precision", share)
     levels, _ = _outcomes(first, calibration)
     levels = np.unique(np.append(np.quantile(levels, np.arange(1, GRID) / GRID, method="lower"), 0.0)).astype(np.float32)
     sure, right = _outcomes(second, calibration)
-    # where to begin depends on how many answers there are, which says nothing of how many are right: the tests stay exact
-    enough = min(HEADROOM * _least_texts(share), len(sure))
-    order = [level for level in levels[::-1].tolist() if (sure >= np.float32(level)).sum() >= enough]
-    passed = []
-    for level in order:
-        if _p_value(sure, right, level, share) > ERROR_RATE:
-            break
-        passed.append(level)
+    order, passed = _passing(levels, sure, right, share)
     if not passed:
-        raise DataError(_not_found(sure, right, order[0], share))
+        lower = (hundredths / 100 for hundredths in range(math.ceil(100 * share - 1e-9) - 1, 0, -1))
+        reachable = next((one for one in lower if _passing(levels, sure, right, one)[1]), None)
+        raise DataError(_not_found(sure, right, order[0], share, reachable))
     level = min(passed)
     promise = Promise(share, level, len(sure))
     return Found("precision", promise, _answer_facts(sure, right, promise))
+
+
+def _passing(
+    levels: NDArray[np.float32], sure: NDArray[np.float32], right: NDArray[np.bool_], share: float
+) -> tuple[list[float], list[float]]:
+    """The levels in the order of their tests, and those before the first that fails."""
+    # where to begin depends on how many answers there are, which says nothing of how many are right: the tests stay exact
+    enough = min(HEADROOM * _least_texts(share), len(sure))
+    order = [level for level in levels[::-1].tolist() if (sure >= np.float32(level)).sum() >= enough]
+    return order, list(takewhile(lambda level: _p_value(sure, right, level, share) <= ERROR_RATE, order))
 
 
 def check_promises(logits: Tensor, targets: Tensor, task: Task, calibration: Calibration) -> dict[str, dict[str, float]]:
@@ -165,15 +173,16 @@ def _answer_facts(sure: NDArray[np.float32], right: NDArray[np.bool_], promise: 
     return {"answered": count, "right": hits, "answered_share": count / len(sure), "lower_bound": bound}
 
 
-def _not_found(sure: NDArray[np.float32], right: NDArray[np.bool_], level: float, share: float) -> str:
+def _not_found(sure: NDArray[np.float32], right: NDArray[np.bool_], level: float, share: float, reachable: float | None) -> str:
     given = sure >= np.float32(level)
     count, hits = int(given.sum()), int(right[given].sum())
     bound = _lower_bound(hits, count)
     needed = _least_texts(share)
+    lower = "; no precision can be" if reachable is None else f", or --precision {reachable:g}, which can be promised"
     return (
         f"a precision of {share:g} cannot be promised: of the {count:,} most certain of {len(sure):,} texts {hits:,} are decided "
         f"right, which only shows a precision of {bound:.3f} (95 % confidence; without a mistake it takes {needed:,} texts). "
-        "Fix: more labelled texts with --data, or a lower --precision"
+        f"Fix: more labelled texts with --data{lower}"
     )
 
 

@@ -47,6 +47,20 @@ def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
     return sum(item.texts * abs(item.confidence - item.accuracy) for item in bins) / total
 
 
+def mean_error_by_label(probabilities: Floats, truth: Floats) -> float | None:
+    """The mean of the labels' own calibration errors, of those that some text has; None where no text has any.
+
+    Args:
+        probabilities: `[N, C]`.
+        truth: `[N, C]` of 0 and 1.
+    """
+    errors = [
+        expected_calibration_error(reliability(probabilities[:, label], truth[:, label]))
+        for label in np.flatnonzero(truth.any(0))
+    ]
+    return float(np.mean(errors)) if errors else None
+
+
 def brier(probabilities: Floats, truth: Floats, multi_label: bool) -> float:
     """The mean over texts of the squared distance of `[N, C]` probabilities and truth, summed over classes.
 

@@ -11,6 +11,8 @@ Knows calibrated logits, targets and a goal; does not judge whether a rule is be
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,24 +20,27 @@ import torch
 from numpy.typing import NDArray
 
 from veneer.evaluation.goals import Goal
-from veneer.evaluation.scaling import MOST_LABELS, Sample
+from veneer.evaluation.scaling import INNER_PARTS, MOST_LABELS, Sample
 from veneer.tasks import Calibration
 
 MOST_CLASSES = {"single_label": 100, "multi_label": MOST_LABELS}
 ROUNDS = 5
-SHRINKAGE = 150.0  # texts of a label that weigh as much as what its calibrated probabilities say
+SHRINKAGES = (500.0, 150.0, 50.0, 20.0, 0.0)  # texts of a label that weigh as much as what its calibrated probabilities say
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def fit_rule(sample: Sample, scaling: Calibration, goal: Goal) -> tuple[Calibration, tuple[int, ...]]:
+def fit_rule(sample: Sample, scaling: Calibration, goal: Goal, seed: int = 0) -> tuple[Calibration, tuple[int, ...]]:
     """`scaling` with offsets or thresholds for `goal`, and the classes that it leaves as they are.
 
     Those are labels that no text has, whose logits are all equal, or whose precision no threshold reaches.
+
+    Args:
+        seed: of how the texts are dealt into parts, where a choice is made by parts held out.
     """
     if sample.multi_label:
-        return _fit_thresholds(sample, scaling, goal)
+        return _fit_thresholds(sample, scaling, goal, seed)
     scores = scaling.calibrated(sample.logits).double().numpy()
     targets = sample.targets.numpy()
     offsets = np.zeros(sample.classes)
@@ -67,44 +72,79 @@ def _plain_thresholds(scaling: Calibration, classes: int) -> tuple[float, ...]:
     return tuple(torch.nextafter(at_zero, torch.tensor(2.0)).tolist())
 
 
-def _fit_thresholds(sample: Sample, scaling: Calibration, goal: Goal) -> tuple[Calibration, tuple[int, ...]]:
-    probabilities = sample.task.probabilities(sample.logits, scaling).double().numpy()
-    targets = sample.targets.double().numpy()
-    thresholds = list(_plain_thresholds(scaling, sample.classes))
-    left = []
-    for label in range(sample.classes):
-        cut = _threshold(probabilities[:, label], targets[:, label], goal, label)
-        if cut is None:
-            left.append(label)
-        else:
-            thresholds[label] = cut
-    return replace(scaling, thresholds=tuple(thresholds)), tuple(left)
+def _fit_thresholds(sample: Sample, scaling: Calibration, goal: Goal, seed: int) -> tuple[Calibration, tuple[int, ...]]:
+    shrinkage = 0.0 if goal.least is not None else _choose_shrinkage(sample, scaling, goal, seed)
+    (thresholds,) = _thresholds(sample, scaling, goal, (shrinkage,))
+    left = np.flatnonzero(np.isnan(thresholds))
+    thresholds[left] = np.asarray(_plain_thresholds(scaling, sample.classes))[left]
+    return replace(scaling, thresholds=tuple(thresholds.tolist())), tuple(left.tolist())
 
 
-def _threshold(probabilities: Floats, targets: Floats, goal: Goal, label: int) -> float | None:
-    """The threshold of one label, None where there is none to find.
+def _choose_shrinkage(sample: Sample, scaling: Calibration, goal: Goal, seed: int) -> float:
+    """The one of `SHRINKAGES` whose thresholds do best on texts held out from them; of equally good ones the strongest.
+
+    How far the probabilities of labels with few texts can be trusted differs from one classifier to another.
+    """
+    plain = np.asarray(_plain_thresholds(scaling, sample.classes))
+    counts = np.zeros((3, len(SHRINKAGES), sample.classes))  # right, given, true
+
+    def count(rest: Sample, held: Sample, rows: Ints) -> None:
+        thresholds = _thresholds(rest, scaling, goal, SHRINKAGES)
+        probabilities, true = _probabilities(held, scaling), held.targets.numpy() > 0
+        for i, cuts in enumerate(np.where(np.isnan(thresholds), plain, thresholds)):
+            given = probabilities >= cuts
+            counts[:, i] += (given & true).sum(0), given.sum(0), true.sum(0)
+
+    sample.out_of_part(INNER_PARTS, seed, count)
+    right, given, true = counts
+    if goal.name == "f1":
+        values = (2 * right / np.maximum(given + true, 1)).mean(1)
+    else:
+        missed, wrong = np.asarray(goal.costs or [(1.0, 1.0)] * sample.classes).T
+        values = -(wrong * (given - right) + missed * (true - right)).sum(1)
+    return SHRINKAGES[int(values.argmax())]
+
+
+def _probabilities(sample: Sample, scaling: Calibration) -> Floats:
+    return sample.task.probabilities(sample.logits, scaling).double().numpy()
+
+
+def _thresholds(sample: Sample, scaling: Calibration, goal: Goal, shrinkages: Sequence[float]) -> Floats:
+    """`[S, C]` thresholds by each of S shrinkages; NaN for a label where there is none to find."""
+    probabilities, targets = _probabilities(sample, scaling), sample.targets.double().numpy()
+    columns = [_threshold(probabilities[:, c], targets[:, c], goal, c, shrinkages) for c in range(sample.classes)]
+    return np.array(columns, dtype=np.float64).T.reshape(len(shrinkages), sample.classes)
+
+
+def _threshold(probabilities: Floats, targets: Floats, goal: Goal, label: int, shrinkages: Sequence[float]) -> list[float]:
+    """The threshold of one label by each shrinkage, NaN where there is none to find.
 
     A handful of texts says little about where F1 peaks, and calibrated probabilities say it too: F1's expectation needs no
-    target. So a text counts as w·target + (1 − w)·probability, where w = n/(n + SHRINKAGE) for a label of n texts.
+    target. So a text counts as w·target + (1 − w)·probability, where w = n/(n + shrinkage) for a label of n texts.
     """
     positives = targets.sum()
     if positives == 0 or probabilities.min() == probabilities.max():
-        return None
+        return [math.nan] * len(shrinkages)
     order = np.argsort(-probabilities, kind="stable")
     ordered, true = probabilities[order], targets[order]
-    if goal.least is None:
-        weight = positives / (positives + SHRINKAGE)
-        true = weight * true + (1 - weight) * ordered
+    cuts, found = _midpoints(ordered), []
+    for shrinkage in shrinkages:
+        weight = positives / (positives + shrinkage)
+        values = _threshold_values(weight * true + (1 - weight) * ordered, goal, label)
+        best = _best(values, cuts, ordered, np.abs(cuts - 0.5))
+        found.append(math.nan if best is None else best)
+    return found
+
+
+def _threshold_values(true: Floats, goal: Goal, label: int) -> Floats:
+    """`[N+1]` values of the goal when the first k texts are given the label; `true` is how far each has it, 0 to 1."""
     right = np.concatenate([[0.0], np.cumsum(true)])
     if goal.name == "f1":
-        values = 2 * right / (np.arange(len(right)) + right[-1])
-    elif goal.least is None:
-        missed, wrong = goal.costs[label] if goal.costs else (1.0, 1.0)
-        values = -(wrong * (np.arange(len(right)) - right) + missed * (right[-1] - right))
-    else:
-        values = _reaching(right, goal.name, goal.least)
-    cuts = _midpoints(ordered)
-    return _best(values, cuts, ordered, np.abs(cuts - 0.5))
+        return np.asarray(2 * right / (np.arange(len(right)) + right[-1]))
+    if goal.least is not None:
+        return _reaching(right, goal.name, goal.least)
+    missed, wrong = goal.costs[label] if goal.costs else (1.0, 1.0)
+    return np.asarray(-(wrong * (np.arange(len(right)) - right) + missed * (right[-1] - right)))
 
 
 def _midpoints(ordered: Floats) -> Floats:

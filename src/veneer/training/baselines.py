@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
+from veneer.config import RunConfig
 from veneer.data import Example
-from veneer.evaluation.comparison import Compared, Verdict, compared_metric, judge
+from veneer.evaluation.comparison import RESAMPLES, Compared, Verdict, compared_metric, judge
 from veneer.evaluation.metrics import point_metrics
 from veneer.labels import LabelSet
 from veneer.tasks import Task
+from veneer.training.decisions import decide_judged, fit_on_dev, judged_of
 from veneer.training.prepare import Material
 
 TEXT_BASELINE = "TF-IDF + logistic regression"
@@ -41,6 +45,7 @@ CHOICES = tuple((c, weighted) for c in (10.0, 1.0, 30.0, 3.0, 0.3, 0.1) for weig
 # Work of a fit is values in the features x labels. Measured on one core: 2 to 4 seconds for 10 million of it.
 WORK_IN_ALL = 100_000_000  # no further candidate is tried once so much is done
 WORK_OF_ONE = 400_000_000  # a single fit of more than this is not tried
+CERTAIN = 50.0  # the logit of a label that no training text has is minus this, of one that all have plus this
 DENSE = 10  # values of dense features are so many times as quick
 
 Array = NDArray[Any]
@@ -64,8 +69,16 @@ class LinearModel:
 
     def decide(self, features: Any) -> Array:
         """Decisions on `[N, F]` features, sparse or dense."""
-        scores: Array = np.asarray(features @ self.weights.T) + self.bias
+        scores = self._scores(features)
         return scores > 0 if self.multi_label else scores.argmax(axis=1)
+
+    def logits(self, features: Any) -> Tensor:
+        """`[N, C]` float32 logits of `[N, F]` features, all finite."""
+        return torch.from_numpy(np.nan_to_num(self._scores(features), posinf=CERTAIN, neginf=-CERTAIN)).float()
+
+    def _scores(self, features: Any) -> Array:
+        scores: Array = np.asarray(features @ self.weights.T) + self.bias
+        return scores
 
     @property
     def parameters(self) -> int:
@@ -104,8 +117,12 @@ class TextBaseline:
     seconds: float
 
     def decide(self, examples: Sequence[Example]) -> Array:
-        """`[N]` class ids, or `[N, C]` bool."""
+        """`[N]` class ids, or `[N, C]` bool, by the plain rule."""
         return self.model.decide(self.features.of(examples))
+
+    def logits(self, examples: Sequence[Example]) -> Tensor:
+        """`[N, C]` float32."""
+        return self.model.logits(self.features.of(examples))
 
 
 @dataclass(frozen=True)
@@ -131,8 +148,13 @@ class Judged:
 
 def target_array(examples: Sequence[Example], labels: LabelSet, task: Task) -> Array:
     """`[N]` int64 class ids, or `[N, C]` bool."""
-    targets = task.targets([[labels.id(label) for label in example.labels] for example in examples], len(labels)).numpy()
+    targets = target_tensor(examples, labels, task).numpy()
     return targets.astype(bool) if task.name == "multi_label" else targets
+
+
+def target_tensor(examples: Sequence[Example], labels: LabelSet, task: Task) -> Tensor:
+    """`[N]` int64 class ids, or `[N, C]` float32 of 0 and 1."""
+    return task.targets([[labels.id(label) for label in example.labels] for example in examples], len(labels))
 
 
 def majority(targets: Array) -> Array:
@@ -172,34 +194,48 @@ def fit_text_baseline(
     return TextBaseline(chosen.features, chosen.model, chosen.description, time.perf_counter() - start)
 
 
-def judge_against_text(material: Material, ours: Array, metric: str, seed: int) -> Verdict | None:
+def judge_against_text(material: Material, ours: Array, config: RunConfig) -> Verdict | None:
     """The verdict on an adapter's decisions against `fit_text_baseline`; None where there is no such baseline.
 
     Args:
         material: of the run.
-        ours: the adapter's decisions, calibrated if it is, on `judged_split(material)`.
-        metric: of the configuration.
-        seed: of the resamples.
+        ours: the adapter's decisions on `judged_split(material)`, as `decide_judged` gives them.
+        config: of the run; what it says of calibration holds for the baseline too.
     """
-    labels, task, examples = material.labels, material.task, material.examples
+    labels, task, examples, metric = material.labels, material.task, material.examples, config.evaluation.metric
     baseline = fit_text_baseline(examples["train"], examples["dev"], labels, task, metric)
     if baseline is None:
         return None
     split = judged_split(material)
-    theirs = baseline.decide(examples[split])
-    return judge(compared_on(material, metric, seed), ours, theirs, split=split, against=TEXT_BASELINE)
+    logits = {name: baseline.logits(examples[name]) for name in {"dev", split}}
+    theirs = decide_like_ours(config, material, logits)
+    return judge(compared_on(material, config), ours, theirs, split=split, against=TEXT_BASELINE)
+
+
+def decide_like_ours(config: RunConfig, material: Material, logits: Mapping[str, Tensor]) -> Array:
+    """What a rival decides on the judged split, calibrated on dev as the adapter is.
+
+    Args:
+        logits: the rival's, `[N, C]` by split: dev, and test where there is one.
+    """
+    targets = target_tensor(material.examples["dev"], material.labels, material.task)
+    return decide_judged(fit_on_dev(config, material.task, logits["dev"], targets), material.task, logits)
 
 
 def judged_split(material: Material) -> str:
     """The split that says most: test where there is one, else dev."""
-    return "test" if "test" in material.examples else "dev"
+    return judged_of(material.examples)
 
 
-def compared_on(material: Material, metric: str, seed: int) -> Compared:
-    """The targets of `judged_split`, and the score that decisions on it are compared by."""
-    labels, task = material.labels, material.task
-    targets = target_array(material.examples[judged_split(material)], labels, task)
-    return Compared(targets, len(labels), task.name == "multi_label", compared_metric(metric), seed)
+def compared_on(material: Material, config: RunConfig, split: str | None = None) -> Compared:
+    """The targets of a split (`judged_split` if none is named), and how decisions on it are compared.
+
+    A verdict needs resamples: where `evaluation.bootstrap` is 0, there are as many as by default.
+    """
+    labels, task, evaluation = material.labels, material.task, config.evaluation
+    targets = target_array(material.examples[split or judged_split(material)], labels, task)
+    metric, resamples = compared_metric(evaluation.metric), evaluation.bootstrap or RESAMPLES
+    return Compared(targets, len(labels), task.name == "multi_label", metric, config.seed, resamples)
 
 
 def fit_linear(train: Any, dev: Any, judged: Judged) -> tuple[float, LinearModel] | None:

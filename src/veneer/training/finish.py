@@ -22,7 +22,7 @@ from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
-from veneer.evaluation.calibration import Fitted, fit_calibration
+from veneer.evaluation.calibration import Fitted
 from veneer.evaluation.comparison import Verdict
 from veneer.evaluation.diagnosis import Diagnosis, Evidence, diagnose
 from veneer.evaluation.metrics import Evaluation, score
@@ -34,8 +34,9 @@ from veneer.model import Classifier
 from veneer.precision import Precision
 from veneer.run_files import INFO_FILE, PAGE_FILE, REPORT_FILE
 from veneer.tasks import PLAIN, Calibration
-from veneer.training.baselines import judge_against_text, judged_split
+from veneer.training.baselines import judge_against_text
 from veneer.training.checkpoint import Progress
+from veneer.training.decisions import decide_judged, fit_on_dev
 from veneer.training.loop import Job, load_trained, trained_tensors
 from veneer.training.prepare import Material, Split
 from veneer.training.tracking import Tracker
@@ -92,7 +93,7 @@ def finish(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
     fitted = _calibrate(setting, logits["dev"], tracker)
     calibration = fitted.calibration if fitted is not None else PLAIN
     evaluations = {name: _score(setting, name, one, calibration) for name, one in logits.items()}
-    verdict = _judge(setting, logits, calibration, tracker)
+    verdict = _judge(setting, logits, fitted, tracker)
     diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, tracker))
     findings = Findings(verdict, fitted, diagnosis)
     report = build_report(_facts(setting, job, progress, tracker), evaluations, findings)
@@ -112,11 +113,9 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _calibrate(setting: Setting, logits: Tensor, tracker: Tracker) -> Fitted | None:
     """The calibration fitted on dev, told in one line; None where the configuration does not want one."""
-    evaluation = setting.config.evaluation
-    if not evaluation.calibrate:
+    fitted = fit_on_dev(setting.config, setting.material.task, logits, setting.splits["dev"].targets)
+    if fitted is None:
         return None
-    split, task = setting.splits["dev"], setting.material.task
-    fitted = fit_calibration(logits, split.targets, task, bootstrap=evaluation.bootstrap, seed=setting.config.seed)
     if not fitted.parts:
         tracker.say(f"not calibrated: {fitted.rule.reason}")
         return fitted
@@ -145,13 +144,11 @@ def _score(setting: Setting, name: str, logits: Tensor, calibration: Calibration
     )
 
 
-def _judge(setting: Setting, logits: Mapping[str, Tensor], calibration: Calibration, tracker: Tracker) -> Verdict | None:
-    config = setting.config
-    if not config.evaluation.baseline:
+def _judge(setting: Setting, logits: Mapping[str, Tensor], fitted: Fitted | None, tracker: Tracker) -> Verdict | None:
+    if not setting.config.evaluation.baseline:
         return None
     tracker.note("fitting TF-IDF and logistic regression to compare with")
-    ours = _decide(setting, logits[judged_split(setting.material)], calibration)
-    return judge_against_text(setting.material, ours, config.evaluation.metric, config.seed)
+    return judge_against_text(setting.material, decide_judged(fitted, setting.material.task, logits), setting.config)
 
 
 def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracker: Tracker) -> Evidence:

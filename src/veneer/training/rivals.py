@@ -30,6 +30,7 @@ from veneer.precision import pick_device
 from veneer.training.baselines import (
     TEXT_BASELINE,
     Judged,
+    decide_like_ours,
     describe_choice,
     fit_linear,
     fit_text_baseline,
@@ -98,6 +99,11 @@ class Ground:
         """The split that contenders are compared on."""
         return self.splits[judged_split(self.material)]
 
+    @property
+    def decisive(self) -> set[str]:
+        """The names of the splits that decisions need logits of: dev, and the judged one."""
+        return {"dev", judged_split(self.material)}
+
 
 def majority_contender(ground: Ground) -> Contender:
     """The most frequent class, or set of labels, for every text."""
@@ -116,7 +122,8 @@ def text_contender(ground: Ground) -> Contender | None:
     found = fit_text_baseline(material.examples["train"], material.examples["dev"], material.labels, material.task, metric)
     if found is None:
         return None
-    decisions = found.decide(ground.judged.examples)
+    logits = {name: found.logits(material.examples[name]) for name in ground.decisive}
+    decisions = decide_like_ours(ground.config, material, logits)
     return Contender(TEXT_BASELINE, decisions, found.seconds, found.model.parameters, found.description)
 
 
@@ -140,7 +147,8 @@ def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
     if found is None:
         return None
     linear = found[1]
-    decisions = linear.decide(vectors[judged_split(ground.material)])
+    logits = {name: linear.logits(vectors[name]) for name in ground.decisive}
+    decisions = decide_like_ours(ground.config, ground.material, logits)
     seconds = time.perf_counter() - start
     return Contender(
         EMBEDDINGS, decisions, seconds, linear.parameters, f"{model.plan.pooling} pooling, {describe_choice(linear)}"
@@ -196,7 +204,8 @@ def _trained(ground: Ground, console: Console, name: str, method: str) -> Conten
             raise Interrupted(f"stopped while training: {name}; nothing of it is kept") from None
     load_trained(model, progress.best_tensors)
     trained = sum(parameter.numel() for parameter in model.trainable().values())
-    decisions = material.task.decide(compute_logits(model, ground.judged.texts)).numpy()
+    logits = {name: compute_logits(model, ground.splits[name].texts) for name in ground.decisive}
+    decisions = decide_like_ours(ground.config, material, logits)
     return Contender(name, decisions, progress.seconds, trained, f"learning rate {learning_rate:g}, {precision.name}")
 
 

@@ -175,6 +175,11 @@ def test_a_matrix_a_table_of_labels_or_the_pairs():
     assert re.search(r"class \d+ taken for class \d+ : \d+ text", text)
 
 
+def test_labels_own_calibration_errors_are_shown_where_there_are_any() -> None:
+    assert "mean of each label’s own ECE 0.0937 0.0254" in " ".join(shown(multi_label()).split())
+    assert "own ECE" not in shown(single_label())
+
+
 def rows(report: dict[str, Any], label: str) -> list[list[str]]:
     """The rows of all tables that begin with `label`, as their cells' text."""
     found = re.findall(r"<tr[^>]*>(.*?)</tr>", render_page(report), re.DOTALL)
