@@ -22,7 +22,7 @@ from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
-from veneer.evaluation.calibration import Fitted, fit_calibration
+from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
 from veneer.evaluation.comparison import Verdict
 from veneer.evaluation.diagnosis import Diagnosis, Evidence, diagnose
 from veneer.evaluation.metrics import Evaluation, score
@@ -89,11 +89,12 @@ def finish(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
     last = trained_tensors(model)
     load_trained(model, progress.best_tensors)
     logits = {name: compute_logits(model, split.texts) for name, split in setting.splits.items() if name != "train"}
-    fitted = _calibrate(setting, logits["dev"], tracker)
+    found = _fit_calibration(setting, logits["dev"])
+    fitted = _tell(found, tracker) if setting.config.evaluation.calibrate else None
     calibration = fitted.calibration if fitted is not None else PLAIN
     evaluations = {name: _score(setting, name, one, calibration) for name, one in logits.items()}
     verdict = _judge(setting, logits, calibration, tracker)
-    diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, tracker))
+    diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, found.rule, tracker))
     findings = Findings(verdict, fitted, diagnosis)
     report = build_report(_facts(setting, job, progress, tracker), evaluations, findings)
     write_report(folder, report)
@@ -110,13 +111,14 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     write_text(folder / PAGE_FILE, page)
 
 
-def _calibrate(setting: Setting, logits: Tensor, tracker: Tracker) -> Fitted | None:
-    """The calibration fitted on dev, told in one line; None where the configuration does not want one."""
-    evaluation = setting.config.evaluation
-    if not evaluation.calibrate:
-        return None
-    split, task = setting.splits["dev"], setting.material.task
-    fitted = fit_calibration(logits, split.targets, task, bootstrap=evaluation.bootstrap, seed=setting.config.seed)
+def _fit_calibration(setting: Setting, logits: Tensor) -> Fitted:
+    """What can be fitted on dev: kept where the configuration wants it, and read by the diagnosis in any case."""
+    config, targets, task = setting.config, setting.splits["dev"].targets, setting.material.task
+    return fit_calibration(logits, targets, task, bootstrap=config.evaluation.bootstrap, seed=config.seed)
+
+
+def _tell(fitted: Fitted, tracker: Tracker) -> Fitted:
+    """Say in one line what calibration came to."""
     if not fitted.parts:
         tracker.say(f"not calibrated: {fitted.rule.reason}")
         return fitted
@@ -154,7 +156,7 @@ def _judge(setting: Setting, logits: Mapping[str, Tensor], calibration: Calibrat
     return judge_against_text(setting.material, ours, config.evaluation.metric, config.seed)
 
 
-def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracker: Tracker) -> Evidence:
+def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: Rule, tracker: Tracker) -> Evidence:
     """What the diagnosis reads: dev, and what training was made of."""
     material, dev, train = setting.material, setting.splits["dev"], setting.splits["train"]
     single = train.targets.ndim == 1
@@ -175,6 +177,8 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracke
         train_texts=[*(example.text for example in train.examples), *second],
         train_counts=counts.numpy(),
         history=tracker.history,
+        rule=rule,
+        ruled=setting.config.evaluation.calibrate,
         columns={
             str(name): [example.slices[i] for example in dev.examples] for i, name in enumerate(setting.config.data.slice_columns)
         },
