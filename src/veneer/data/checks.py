@@ -103,7 +103,7 @@ def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
 def _check_joined(labels: LabelSet, log: ProblemLog) -> None:
     """Labels made of other labels: the cells hold several, and nobody said what is between them."""
     for mark in SEPARATORS:
-        joined = [label for label in labels if mark in label and all(part.strip() in labels for part in label.split(mark))]
+        joined = joined_labels(labels, mark)
         if joined:
             fix = f"--label-separator '{mark}', if they are several labels of one row"
             log.add(
@@ -111,6 +111,11 @@ def _check_joined(labels: LabelSet, log: ProblemLog) -> None:
                 value=shorten(joined),
                 severity="warning",
             )
+
+
+def joined_labels(labels: LabelSet, mark: str) -> list[str]:
+    """The labels that are other labels with `mark` between."""
+    return [label for label in labels if mark in label and all(part.strip() in labels for part in label.split(mark))]
 
 
 def _check_conflicts(train: Reading, log: ProblemLog) -> None:
