@@ -24,7 +24,9 @@ FEWEST_ROWS = 20  # below it, as many labels as rows say nothing
 MOST_TARGETS = 20_000_000  # N·C of a multi-label task up to which weights are computed
 
 # The survey of duplicates says these with more of their rows.
-_TOLD_ELSEWHERE = {"conflicting-labels", "train-dev-duplicates", "train-test-duplicates"}
+_TOLD_ELSEWHERE = {"conflicting-labels"} | {
+    f"train-{name}-{what}" for name in ("dev", "test") for what in ("duplicates", "conflicts")
+}
 
 
 @dataclass(frozen=True)
