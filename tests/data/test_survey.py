@@ -93,14 +93,16 @@ def test_every_finding_that_has_rows_shows_some(tiny_base: Callable[..., Path]) 
     found = list(every_finding(tiny_base()))
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
-    documented = set(re.findall(r"`([a-z-]+)`", " ".join(table)))
+    documented = {name for name in re.findall(r"`([a-z-]+)`", " ".join(table)) if "-test-" not in name}  # as of dev
     assert documented - {one.rule for one in found} <= WITHOUT_ROWS | OF_READING | {"no-label"}
     assert [one.rule for one in found if not one.examples and one.rule not in WITHOUT_ROWS] == []
     assert max(len(one.examples) for one in found) == 3
 
 
 def test_the_rows_of_a_finding_on_labels_have_those_labels(tiny_base: Callable[..., Path]) -> None:
-    examples = {one.rule: {sample.labels for sample in one.examples} for one in every_finding(tiny_base())}
+    examples: dict[str, set[tuple[str, ...]]] = {}
+    for one in every_finding(tiny_base()):
+        examples.setdefault(one.rule, {sample.labels for sample in one.examples})
     assert examples["imbalance"] <= {("a|b",), ("once",), ("A",)}
     assert (examples["labels-alike"], examples["labels-joined"]) == ({("A",)}, {("a|b",)})
     assert examples["label-seen-once"] == {("a|b",), ("once",), ("A",)}
