@@ -175,6 +175,13 @@ def test_a_matrix_a_table_of_labels_or_the_pairs():
     assert re.search(r"class \d+ taken for class \d+ : \d+ text", text)
 
 
+def test_a_column_of_the_matrix_is_headed_by_its_label_where_it_is_short():
+    report = single_label(2)
+    report["evaluations"]["test"]["confusion"]["labels"] = ["0", "1"]
+    assert "true ↓ decided → 0 1 0 " in shown(report)
+    assert "true ↓ decided → 1 2 1 negative " in shown(single_label(2))
+
+
 def rows(report: dict[str, Any], label: str) -> list[list[str]]:
     """The rows of all tables that begin with `label`, as their cells' text."""
     found = re.findall(r"<tr[^>]*>(.*?)</tr>", render_page(report), re.DOTALL)
