@@ -152,6 +152,18 @@ def test_what_is_missing_says_which_command_fills_it():
     assert "Learning curves" not in text
 
 
+@pytest.mark.parametrize("before", ["", "F1 0.5 after 9 steps; "])
+def test_how_the_training_went_is_said_once(before):
+    report = single_label()
+    report["diagnosis"]["fit"] = {"state": "over", "evidence": "the loss on dev rose"}
+    assert "Training: The loss on dev rose." in shown(report)
+    report["diagnosis"]["suggestions"] = [
+        {"rule": "overfitting", "advice": "Hold back.", "evidence": f"{before}the loss on dev rose", "gain": 0.1}
+    ]
+    assert shown(report).lower().count("the loss on dev rose") == 1
+    assert "Training:" not in shown(report)
+
+
 def test_without_a_verdict_the_score_comes_first():
     report = single_label() | {"verdict": None}
     value = report["evaluations"]["test"]["metrics"]["macro_f1"]
