@@ -170,6 +170,31 @@ def test_without_a_verdict_the_score_comes_first():
     assert f"<h2>macro F1 {value:.3f}</h2>" in render_page(report)
 
 
+def test_a_calibration_stored_since_is_said_where_it_matters():
+    """In the verdict's own box, beside the advice and below the scores."""
+    report = single_label() | {"calibrated_since": True}
+    box, advice, scores = (part(report, name) for name in ("verdict", "next", "scores"))
+    assert "This verdict is of the calibration at the end of training" in box
+    assert "by the calibration of then" in advice
+    assert "Scores are by an earlier calibration than the one shown below" in scores
+    scores = part(report | {"dev_rescored": True}, "scores")
+    assert "Scores on dev are by the calibration shown below" in scores
+    assert "those on other splits are by an earlier one" in scores
+    alone = report | {"verdict": None}
+    assert "This score is by an earlier calibration" in part(alone, "verdict")
+    assert "by a calibration that was removed since" in part(report | {"calibration": None}, "scores")
+    alone |= {"dev_rescored": True, "evaluations": {"dev": report["evaluations"]["dev"]}}
+    assert "earlier" not in part(alone, "verdict") + part(alone, "scores")
+    assert "calibration" not in part(single_label(), "verdict") + part(single_label(), "next")
+
+
+def part(report: dict[str, Any], name: str) -> str:
+    """The text of a section of the page."""
+    found = re.search(rf'<section[^>]* id="{name}">.*?</section>', render_page(report), re.DOTALL)
+    assert found
+    return Document(found[0]).text
+
+
 def test_scores_have_their_intervals():
     report = single_label()
     low, high = report["evaluations"]["dev"]["intervals"]["macro_f1"]
