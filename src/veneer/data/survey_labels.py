@@ -68,8 +68,8 @@ def label_findings(splits: Splits, labels: LabelSet, facts: tuple[LabelFacts, ..
     readings = {reading.source: reading for reading in splits.values()}
     for problem in check_splits(train, dev, test, labels, task.name == "multi_label"):
         if problem.kind not in _TOLD_ELSEWHERE:
-            finding = from_problem(problem, readings[problem.source])
-            yield replace(finding, examples=_of_check(problem.kind, splits, labels) or finding.examples)
+            told = from_problem(problem, readings[problem.source])
+            yield replace(told, examples=_of_check(problem.kind, splits, labels) or told.examples)
     rows = len(train.examples)
     if (finding := _no_classes(train, labels)) is not None:
         yield finding
