@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def trained(folder: Path, base: Path, splits: Iterable[Rows], *flags: object) ->
 def judged(folder: Path, *but: str) -> dict[str, Result]:
     """Every command that judges a finished run, and the survey of its data; each ends well or says what is wrong."""
     run, train, dev = folder / "run", folder / "train.csv", folder / "dev.csv"
+    twin = Path(shutil.copytree(run, folder / "twin"))
     base = strict((run / "report.json").read_text(encoding="utf-8"))["configuration"]["base"]
     calls: dict[str, Sequence[object]] = {
         "evaluate": ("evaluate", run, "--data", dev, "--json"),
@@ -79,7 +81,12 @@ def judged(folder: Path, *but: str) -> dict[str, Result]:
         "coverage": ("calibrate", run, "--data", dev, "--coverage", 0.7, "--json"),
         "precision": ("calibrate", run, "--data", dev, "--precision", 0.5, "--json"),
         "calibrate": ("calibrate", run, "--json"),
+        "predict": ("predict", run, "--file", dev, "--json"),
+        "predict raw": ("predict", run, "--text", "a film", "--raw", "--json"),
+        "merge": ("merge", run, "--out", folder / "merged"),
+        "audit": ("audit", run, "--folds", 2, "--epochs", 1, "--out", folder / "suspects.csv", "--json"),
         "compare": ("compare", run, "--baselines", "--json"),
+        "compare runs": ("compare", run, twin, "--json"),
         "report": ("report", run),
         "doctor": ("doctor", "--data", train, "--dev", dev, "--base", base, "--label-separator", "|", "--json"),
     }
@@ -155,7 +162,7 @@ def test_texts_that_are_all_the_same(tmp_path: Path, tiny_base: Base, multi: boo
     results = judged(tmp_path)
     assert results["precision"].exit_code == 2
     assert "cannot be promised" in results["precision"].stderr
-    assert ends(results).keys() == {"precision", "doctor"}  # which finds texts of dev in train
+    assert ends(results).keys() == {"precision", "doctor", "audit"}  # which finds texts of dev in train, and no two texts to part
 
 
 def test_a_training_that_learns_nothing(tmp_path: Path, tiny_base: Base) -> None:
@@ -170,7 +177,7 @@ def test_rows_that_are_repeated(tmp_path: Path, tiny_base: Base) -> None:
     few = toy_rows(10)
     trained(tmp_path, tiny_base(), [few * 4, few * 3])
     results = judged(tmp_path)
-    assert ends(results).keys() <= {"precision", "doctor"}
+    assert ends(results).keys() <= {"precision", "doctor", "audit"}
     doctor = results["doctor"]
     assert doctor.exit_code == 1
     assert {"duplicate-rows", "train-dev-duplicates"} <= {finding["rule"] for finding in strict(doctor.stdout)["findings"]}
@@ -224,5 +231,14 @@ def test_very_many_labels(tmp_path: Path, tiny_base: Base, rows: int, classes: i
     assert len(report["labels"]) == classes
     assert len((tmp_path / "run" / "report.json").read_bytes()) < 5_000_000
     assert (report["evaluations"]["dev"]["confusion"]["matrix"] is None) == (labels_a_row == 1)
-    results = judged(tmp_path, "compare")  # which would take minutes
+    results = judged(tmp_path, "compare", "audit")  # which would take minutes; see the next test
     assert ends(results).keys() <= {"precision", "doctor"}
+
+
+@pytest.mark.parametrize("labels_a_row", [1, 2])
+def test_forty_labels(tmp_path: Path, tiny_base: Base, labels_a_row: int) -> None:
+    """Every command, those included that train again and would take minutes with 10,000 labels."""
+    splits = [many_rows(200, 40, 0, labels_a_row), many_rows(80, 40, 1, labels_a_row)]
+    flags = ["--epochs", 1, "--batch-size", 64, *(["--label-separator", "|"] if labels_a_row > 1 else [])]
+    trained(tmp_path, tiny_base(), splits, *flags)
+    assert ends(judged(tmp_path)).keys() <= {"precision", "doctor"}

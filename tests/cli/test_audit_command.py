@@ -167,6 +167,7 @@ def test_epochs_and_columns_may_be_others(
     assert result.code == 0, result.err
     assert [config.training.epochs for config in seen] == [7, 7]
     assert seen[0].lora.rank == 4  # the run's own
+    assert f"--train {tmp_path / 't.csv'} --text words --label mood --corrections " in result.out.replace("\n", "")
 
 
 @pytest.mark.usefixtures("knowing")

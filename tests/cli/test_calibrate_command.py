@@ -65,8 +65,9 @@ def test_it_is_stored_and_nothing_else_is_touched(veneer: Command, single: Path,
     report = json.loads(after["report.json"])
     assert report["calibration"] == document
     assert report["calibrated_since"]
-    assert b"the calibration shown below was stored since" in after["report.html"]
-    assert b"the calibration shown below was stored since" not in before["report.html"]
+    assert (report["dev_rescored"], report["evaluations"]) == (False, json.loads(before["report.json"])["evaluations"])
+    assert b"by an earlier calibration than the one shown below" in after["report.html"]
+    assert b"earlier calibration" not in before["report.html"]
     assert document["texts"] == ENOUGH
     old, new = (json.loads(files["veneer.json"]) for files in (before, after))
     assert {key for key in new if new[key] != old[key]} <= {"calibration"}
@@ -127,6 +128,32 @@ def test_resamples_are_those_of_the_configuration(veneer: Command, single: Path,
     assert "bootstrap: 0" in text
     config.write_text(text.replace("bootstrap: 0", "bootstrap: 30"), encoding="utf-8")
     assert json.loads(veneer("calibrate", single, "--data", labelled, "--json").out)["rule"]["interval"] is not None
+
+
+def test_the_report_scores_the_runs_own_dev_texts_by_the_new_calibration(
+    veneer: Command, single: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that gives all texts the second label, in the place of a fitted one."""
+    from veneer.evaluation import calibration as calibration_module
+
+    fit = calibration_module.fit_calibration
+
+    def all_second(*given: Any, **named: Any) -> Any:
+        return replace(fit(*given, **named), calibration=Calibration(offsets=(0.0, 1000.0)))
+
+    monkeypatch.setattr(calibration_module, "fit_calibration", all_second)
+    before = json.loads(contents(single)["report.json"])
+    assert veneer("calibrate", single).code == 0
+    after = json.loads(contents(single)["report.json"])
+    dev = after["evaluations"]["dev"]
+    assert [row["predicted"] for row in dev["per_class"]] == [0, 12]
+    assert dev != before["evaluations"]["dev"]
+    assert dev.keys() == before["evaluations"]["dev"].keys()
+    assert after["dev_rescored"]
+    assert b"Scores on dev are by the calibration shown below" in contents(single)["report.html"]
+    assert veneer("calibrate", single, "--data", labelled).code == 0
+    later = json.loads(contents(single)["report.json"])
+    assert (later["dev_rescored"], later["evaluations"]) == (False, after["evaluations"])
 
 
 def test_dev_texts_that_have_changed_are_refused(

@@ -90,6 +90,20 @@ def test_the_table_of_baselines(veneer: Veneer, multi_run: Path, monkeypatch: py
     assert all(len(line) <= 100 for line in result.out.splitlines() if str(multi_run) not in line)
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_names_of_baselines_have_room(veneer: Veneer, pair_run: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = veneer("compare", pair_run, "--baselines")
+    lines = [line.rstrip() for line in result.out.splitlines()]
+    scores = lines[next(i for i, line in enumerate(lines) if "the adapter's lead" in line) :]
+    assert any(line.startswith("most frequent answer ") for line in scores)
+    assert max(map(len, scores)) <= columns
+    (head,) = [line.split() for line in lines if line.split()[-2:] == ["seconds", "trained"]]
+    assert len(head) == (2 if columns == 80 else 8)
+    ours = [line for line in lines if line.startswith("the adapter ")]
+    assert len(ours) == (2 if columns == 80 else 1)  # of a narrow terminal once in each table
+
+
 def test_pairs_have_baselines_too(veneer: Veneer, pair_run: Path) -> None:
     found = document(veneer, pair_run, "--baselines")
     assert len(found["contenders"]) == 5

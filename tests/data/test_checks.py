@@ -70,6 +70,14 @@ def test_texts_of_train_in_dev_and_test() -> None:
     assert (test.source, test.row, test.count) == ("test.csv", 1, 1)
 
 
+def test_texts_of_train_in_dev_with_other_labels_are_told_as_such() -> None:
+    found = check(TRAIN, [*DEV, ("good", "neg"), ("bad", "neg")])
+    leak, conflict = found["train-dev-duplicates"], found["train-dev-conflicts"]
+    assert (leak.rows, conflict.rows) == ((4,), (3,))
+    assert conflict.message == "1 of 4 dev rows have a text that training rows label differently"
+    assert "decide which labels are right" in conflict.fix
+
+
 def test_the_pair_is_part_of_the_text() -> None:
     train, dev = reading(TRAIN, pair="one"), reading([("good", "pos"), ("bad", "neg")], "dev.csv", pair="two")
     assert check_splits(train, dev, None, LABELS, False) == ()

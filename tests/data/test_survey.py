@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,66 @@ def test_without_a_base_the_rest_is_surveyed() -> None:
     result = survey({"train": reading(["same", "same"])}, LabelSet(("a", "b")), TASKS["single_label"], None, named=False)
     assert result.tokens == {}
     assert "conflicting-labels" in {finding.rule for finding in result.findings}
+
+
+# What has no row to show: nothing was read, the base is at fault, or no row has the label.
+WITHOUT_ROWS = {"unreadable", "no-rows", "no-base", "no-training-step", "label-not-in-train"}
+OF_READING = {"empty-text", "missing-label"}  # see the next test
+
+
+def every_finding(base: Path) -> Iterator[Finding]:
+    """Findings of data made to have every fault."""
+    long = "could you please send the results of my blood test to the other clinic before friday morning"
+    texts = [
+        "cafÃ© good",
+        "lost \ufffd",
+        "a\x07bell",
+        "?!",
+        "good 🤪🤪🤪🤪",
+        "film " * 99,
+        "same",
+        "same",
+        long,
+        f"{long}!",
+        "血压高",
+    ]
+    texts += ["血压低", *["one and the same"] * 30]
+    labels = [*"ab" * 6, *["a"] * 25, *"bb", "a|b", "once", "A"]
+    dev = reading(
+        ["same", "film " * 98, long.upper(), long.replace("friday", "monday"), "same"], [*"abab", "new"], source="dev.csv"
+    )
+    several = reading(["x", "y", "z"], ["a", ("a", "b"), "b"], source="test.csv")
+    by = Tokenization(load_tokenizer(find_base(str(base))), 64, 160)
+    single = TASKS["single_label"]
+    known = LabelSet.from_labels(labels)
+    yield from survey({"train": reading(texts, labels), "dev": dev, "test": several}, known, single, by, named=False).findings
+    yield from survey({"train": reading(["x", "x", "y"], ["1"] * 3)}, LabelSet(("1",)), single, by, named=False).findings
+    ids = [f"id {i}" for i in range(60)]
+    yield from survey({"train": reading(ids, ids)}, LabelSet.from_labels(ids), single, None, named=False).findings
+    many = [f"l{i % 1001}" for i in range(3003)]
+    yield from survey({"train": reading(many, many)}, LabelSet.from_labels(many), single, None, named=False).findings
+    emoji = reading(["good 🤪", "bad ☃ 🤪", "the film"])
+    yield from survey({"train": emoji}, LabelSet(("a", "b")), single, by, named=False).findings
+
+
+def test_every_finding_that_has_rows_shows_some(tiny_base: Callable[..., Path]) -> None:
+    found = list(every_finding(tiny_base()))
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    documented = {name for name in re.findall(r"`([a-z-]+)`", " ".join(table)) if "-test-" not in name}  # as of dev
+    assert documented - {one.rule for one in found} <= WITHOUT_ROWS | OF_READING | {"no-label"}
+    assert [one.rule for one in found if not one.examples and one.rule not in WITHOUT_ROWS] == []
+    assert max(len(one.examples) for one in found) == 3
+
+
+def test_the_rows_of_a_finding_on_labels_have_those_labels(tiny_base: Callable[..., Path]) -> None:
+    examples: dict[str, set[tuple[str, ...]]] = {}
+    for one in every_finding(tiny_base()):
+        examples.setdefault(one.rule, {sample.labels for sample in one.examples})
+    assert examples["imbalance"] <= {("a|b",), ("once",), ("A",)}
+    assert (examples["labels-alike"], examples["labels-joined"]) == ({("A",)}, {("a|b",)})
+    assert examples["label-seen-once"] == {("a|b",), ("once",), ("A",)}
+    assert examples["numeric-labels"] == {("1",)}
 
 
 def test_problems_of_reading_become_findings(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ CHINESE = "我想预约下周一上午的医生看一下膝盖疼的问题谢谢
 
 
 def found(train: list[str], labels: list[str] | None = None, **others: list[str]) -> dict[str, Finding]:
-    splits = {"train": reading(train, labels, source="train.csv")}
-    splits |= {name: reading(texts, source=f"{name}.csv") for name, texts in others.items()}
+    """Rows of the other splits have the label `a`, and so have those of train unless given."""
+    splits = {"train": reading(train, labels or ["a"] * len(train), source="train.csv")}
+    splits |= {name: reading(texts, ["a"] * len(texts), source=f"{name}.csv") for name, texts in others.items()}
     return rules(duplicate_findings(splits))
 
 
@@ -55,6 +56,28 @@ def test_a_text_of_dev_or_test_that_is_in_train_leaks() -> None:
     (sample,) = findings["train-dev-duplicates"].examples
     assert sample.twin is not None
     assert (sample.source, sample.row, sample.twin.source, sample.twin.row) == ("dev.csv", 1, "train.csv", 4)
+
+
+def test_a_text_of_dev_with_other_labels_than_in_train_is_no_leak_but_a_conflict() -> None:
+    findings = found(
+        [*APART, "same", "same"], [*"b" * 12, "a", "b"], dev=[*APART[:3], "same", *(f"{n} other" for n in range(36))]
+    )
+    assert {"conflicting-labels", "duplicate-rows", "train-dev-conflicts", "train-dev-duplicates"} <= findings.keys()
+    conflict, leak = findings["train-dev-conflicts"], findings["train-dev-duplicates"]
+    assert (conflict.count, conflict.severity, leak.count) == (3, "warning", 1)  # of 'same', one label agrees
+    assert conflict.message == "3 of 40 dev rows (7.5 %) have a text in common with train, but other labels"
+    assert "decide which labels are right" in conflict.fix
+    assert "too good" not in conflict.fix
+    assert [(one.row, one.labels, one.twin.row, one.twin.labels) for one in conflict.examples if one.twin] == [
+        (row, ("a",), row, ("b",)) for row in (1, 2, 3)
+    ]
+
+
+def test_so_are_nearly_equal_ones() -> None:
+    near = LONG.replace("friday", "monday")
+    findings = found([*APART, LONG], [*"a" * 12, "b"], dev=[near, *(f"{n} other" for n in range(99))])
+    assert list(findings) == ["train-dev-near-conflicts"]
+    assert findings["train-dev-near-conflicts"].message.endswith("nearly the same as one of train, but other labels")
 
 
 @pytest.mark.parametrize("other", [LONG.upper() + "!!", LONG.replace("friday", "monday"), "ok " + LONG, LONG.replace(" ", "  ")])

@@ -93,4 +93,5 @@ def test_unknown_tokens_are_named(survey: Survey) -> None:
     unknown = survey([*ENGLISH, "good 🤪", "bad 🤪 ☃"])[1]["unknown-tokens"]
     assert unknown.count == 3
     assert unknown.message.endswith("'🤪' (2), '☃' (1)")
+    assert [sample.text for sample in unknown.examples] == ["good 🤪", "bad 🤪 ☃"]
     assert "unknown-tokens" not in survey([*ENGLISH * 40, "good 🤪", "bad 🤪"])[1]

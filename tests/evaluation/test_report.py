@@ -59,6 +59,7 @@ def test_the_report_is_json_and_holds_every_fact():
         "data": {"fingerprints": {"train": "sha256:0"}},
         "history": list(FACTS.history),
         "calibrated_since": False,
+        "dev_rescored": False,
         "verdict": None,
         "calibration": None,
         "diagnosis": None,

@@ -91,10 +91,29 @@ def test_scores_without_resamples():
     assert lines[2].split() == ["accuracy", "1.000", "–"]
 
 
+def matrix(*names: str) -> list[list[str]]:
+    found = score([0, 0, 0, 1], [0, 1, 1, 1], names, multi_label=False, bootstrap=0)
+    return [line.split() for line in shown(confusion_table(found))[1:]]
+
+
 def test_few_classes_are_a_matrix_with_the_targets_in_rows():
-    found = score([0, 0, 0, 1], [0, 1, 1, 1], ["no", "yes"], multi_label=False, bootstrap=0)
-    rows = [line.split() for line in shown(confusion_table(found))[2:]]
-    assert rows == [["1", "no", "1", "2"], ["2", "yes", "·", "1"]]
+    head = ["true", "↓", "decided", "→"]
+    assert matrix("no", "perhaps") == [[*head, "1", "2"], ["1", "no", "1", "2"], ["2", "perhaps", "·", "1"]]
+    assert matrix("no", "yes") == [[*head, "no", "yes"], ["no", "1", "2"], ["yes", "·", "1"]]
+    assert matrix("无", "可以预约") == [[*head, "1", "2"], ["1", "无", "1", "2"], ["2", "可以预约", "·", "1"]]
+
+
+def test_a_column_of_a_label_that_is_a_number_has_that_number():
+    assert matrix("0", "1")[0][-2:] == ["0", "1"]
+    assert matrix("0", "1")[1:] == [["0", "1", "2"], ["1", "·", "1"]]
+
+
+@pytest.mark.parametrize(("classes", "names"), [(6, True), (7, False)])
+def test_short_labels_head_their_columns_where_there_is_room(classes, names):
+    lines = shown(confusion_table(evaluation([f"lab{i:03d}" for i in range(classes)])))
+    assert ("lab001" in lines[1]) is names
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[0] == "Confusion"
 
 
 def test_many_classes_are_the_most_confused_pairs_first():

@@ -21,6 +21,7 @@ from toy_runs import metrics, outcome, run, toy_config, toy_rows, write_csv
 from veneer.artifact import load_artifact, read_info
 from veneer.config import load_config
 from veneer.errors import BaseError, ConfigError, DataError, Interrupted, LoraError, TrainingError, VerificationError
+from veneer.evaluation.diagnosis import Evidence
 from veneer.inference import compute_logits
 from veneer.precision import Precision
 from veneer.training import loop
@@ -242,6 +243,24 @@ def test_the_report_counts_by_the_columns_that_are_named(tmp_path: Path, tiny_ba
         "stars: 0": 12,
         "stars: 1": 12,
     }
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_the_diagnosis_is_told_the_rule_that_dev_gave(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, calibrate: bool
+) -> None:
+    """Where it is not to be kept, too: the diagnosis then says what it would gain."""
+    given: list[Evidence] = []
+    diagnose = training_finish.diagnose
+    monkeypatch.setattr(training_finish, "diagnose", lambda evidence: given.append(evidence) or diagnose(evidence))
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1, evaluation__calibrate=calibrate)
+    write_csv(tmp_path / "dev.csv", toy_rows(40, seed=1))
+    report = run(config).report
+    (evidence,) = given
+    assert evidence.rule is not None
+    assert (evidence.rule.metric, evidence.ruled) == ("macro_f1", calibrate)
+    assert (report["calibration"] is not None, read_info(tmp_path / "run").calibration is not None) == (calibrate, calibrate)
+    assert ("calibrated on" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")) is calibrate
 
 
 def test_a_column_to_count_by_that_is_not_there_is_an_error(tmp_path: Path, tiny_base: Base) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +79,20 @@ def audit(
     else:
         _show(results(), found, out)
         settings = ["veneer", "train", folder / CONFIG_FILE, *([] if data is None else ["--train", data])]
+        settings += [*_columns_again(context.params), *([] if base is None else ["--base", base])]
         print_commands(results(), "Then", [[*settings, "--corrections", out, "--out", "DIR"]])
+
+
+def _columns_again(parameters: Mapping[str, Any]) -> list[str]:
+    """The column flags that the command was given, for the next command on the same file."""
+    from veneer.cli.labelled import COLUMN_FLAGS
+
+    again = []
+    for name in COLUMN_FLAGS:
+        given = parameters[name]
+        for value in [] if given is None else [given] if isinstance(given, str) else given:
+            again += [f"--{name.replace('_', '-')}", value]
+    return again
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -90,7 +90,7 @@ def calibrate(
         seed=config.seed,
         source=source,
     )
-    _store(folder, fitted)
+    _store(folder, fitted, None if data is not None else _scores(labelled, fitted, config, predictor.info.labels))
     print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder)
 
 
@@ -117,8 +117,23 @@ def _given(predictor: Predictor, folder: Path, config: RunConfig, data: str) -> 
     return run_on(predictor, untrained(folder, predictor.info, read_checked(predictor, config, data)), "calibrating")
 
 
-def _store(folder: Path, fitted: Fitted | None) -> None:
-    """Into `veneer.json`, and into the report and its page where there is one of this version."""
+def _scores(labelled: Labelled, fitted: Fitted, config: RunConfig, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What the run's development texts score by its new calibration, as the report has it."""
+    from veneer.evaluation.metrics import score
+
+    multi_label = labelled.task.name == "multi_label"
+    return score(
+        (labelled.targets.bool() if multi_label else labelled.targets).numpy(),
+        labelled.task.decide(labelled.logits, fitted.calibration).numpy(),
+        labels,
+        multi_label=multi_label,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+    ).to_json()
+
+
+def _store(folder: Path, fitted: Fitted | None, dev: dict[str, Any] | None = None) -> None:
+    """Into `veneer.json`, and into the report and its page where there is one of this version, with the scores on `dev`."""
     from veneer.artifact import read_info, update_info
     from veneer.evaluation.report import FORMAT_VERSION
     from veneer.training.finish import write_report
@@ -126,6 +141,9 @@ def _store(folder: Path, fitted: Fitted | None) -> None:
     report = read_report(folder)
     if report.get("format_version") == FORMAT_VERSION:
         report |= {"calibration": None if fitted is None else fitted.to_json(), "calibrated_since": True}
+        report["dev_rescored"] = dev is not None
+        if dev is not None:
+            report["evaluations"] = {**(report.get("evaluations") or {}), "dev": dev}
         write_report(folder, report)  # before the run itself is changed: a damaged report is an error
     update_info(folder, replace(read_info(folder), calibration=None if fitted is None else fitted.calibration.to_json()))
 

@@ -32,6 +32,8 @@ from veneer.training.rivals import (
 )
 
 ADAPTER = "the adapter"
+COSTS = ("seconds", "trained")
+WIDE = 100  # columns from which on names have room beside everything else
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,32 @@ class Standing:
             if verdict is not None:
                 console.print(Text(verdict.text), style="bold")
         console.print()
-        console.print(self._table())
+        wide = console.width >= WIDE
+        console.print(self._table(costs=wide))
         console.print()
+        if not wide:
+            console.print(self._costs())
+            console.print()
         for row in self.rows:
             if row.contender.note:
                 console.print(Text(f"{row.contender.name}: {row.contender.note}", "dim"))
         if self.left_out:
             console.print(Text(f"left out, as fitting them would take too long: {', '.join(self.left_out)}", "dim"))
 
-    def _table(self) -> Table:
+    def _table(self, *, costs: bool) -> Table:
+        """Scores and leads, and beside them what each contender cost."""
         name = NAMES[self.compared.metric].split(" (")[0]
         title = f"{self.folder} on {len(self.compared.targets):,} {self.split} texts, 95 % intervals"
-        table = Table(
-            title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 1, 0, 0)
-        )
-        table.add_column("")
-        for heading in (name, "the adapter's lead", "p", "seconds", "trained"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = _table(name, "the adapter's lead", "p", *(COSTS if costs else ()), title=title)
         for row in self.rows:
-            table.add_row(*_cells(row), style="green" if row.lead is None else None)
+            cells = [*_scores_of(row), *(_costs_of(row) if costs else ())]
+            table.add_row(Text(row.contender.name), *cells, style="green" if row.lead is None else None)
+        return table
+
+    def _costs(self) -> Table:
+        table = _table(*COSTS)
+        for row in self.rows:
+            table.add_row(Text(row.contender.name), *_costs_of(row), style="green" if row.lead is None else None)
         return table
 
 
@@ -177,13 +186,30 @@ def _tell(contender: Contender, compared: Compared) -> None:
     print_lines(messages(), f"{contender.name}: {compared.metric} {compared.score(contender.decisions):.4f}{seconds}")
 
 
-def _cells(row: Row) -> tuple[Text | str, ...]:
-    one, lead = row.contender, row.lead
+def _table(*headings: str, title: str | None = None) -> Table:
+    """Names, and columns of numbers."""
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _scores_of(row: Row) -> tuple[str, str, str]:
+    lead = row.lead
+    return show_interval(row.score), "" if lead is None else show_difference(lead), "" if lead is None else show_p(lead.p)
+
+
+def _costs_of(row: Row) -> tuple[str, str]:
+    one = row.contender
     return (
-        Text(one.name),
-        show_interval(row.score),
-        "" if lead is None else show_difference(lead),
-        "" if lead is None else show_p(lead.p),
         "–" if one.seconds is None else _seconds(one.seconds),
         "–" if one.parameters is None else f"{one.parameters:,}",
     )

@@ -5,8 +5,8 @@ Knows examples and label names; reads no file.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from veneer.data.problems import Flaw, Problem, ProblemLog
@@ -36,14 +36,16 @@ def check_splits(
 
     Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only.
     Warnings: labels seen once or never in training, labels made of other labels, labels absent from dev, equal texts with other
-    labels, and texts of dev or test that are in train too.
+    labels, and texts of dev or test that are in train too, with the same labels or with others.
     """
     problems: list[Problem] = []
     for reading in (train, dev, test):
         if reading is not None:
             problems += check_labels(reading, labels, multi_label)
     problems += _check_train(train, labels)
-    seen = {text_key(example) for example in train.examples}
+    seen: defaultdict[Key, set[frozenset[str]]] = defaultdict(set)
+    for example in train.examples:
+        seen[text_key(example)].add(frozenset(example.labels))
     for name, reading in (("dev", dev), ("test", test)):
         if reading is not None:
             problems += _check_overlap(name, reading, seen)
@@ -103,7 +105,7 @@ def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
 def _check_joined(labels: LabelSet, log: ProblemLog) -> None:
     """Labels made of other labels: the cells hold several, and nobody said what is between them."""
     for mark in SEPARATORS:
-        joined = [label for label in labels if mark in label and all(part.strip() in labels for part in label.split(mark))]
+        joined = joined_labels(labels, mark)
         if joined:
             fix = f"--label-separator '{mark}', if they are several labels of one row"
             log.add(
@@ -111,6 +113,11 @@ def _check_joined(labels: LabelSet, log: ProblemLog) -> None:
                 value=shorten(joined),
                 severity="warning",
             )
+
+
+def joined_labels(labels: LabelSet, mark: str) -> list[str]:
+    """The labels that are other labels with `mark` between."""
+    return [label for label in labels if mark in label and all(part.strip() in labels for part in label.split(mark))]
 
 
 def _check_conflicts(train: Reading, log: ProblemLog) -> None:
@@ -127,14 +134,19 @@ def _check_conflicts(train: Reading, log: ProblemLog) -> None:
             log.add(flaw, row=example.row, value=value, severity="warning")
 
 
-def _check_overlap(name: str, reading: Reading, seen: set[Key]) -> tuple[Problem, ...]:
+def _check_overlap(name: str, reading: Reading, seen: Mapping[Key, set[frozenset[str]]]) -> tuple[Problem, ...]:
     log = ProblemLog(reading.source)
     total = len(reading.examples)
     both = [example for example in reading.examples if text_key(example) in seen]
-    message = f"{len(both):,} of {total:,} {name} rows have a text that is in the training rows too"
-    flaw = Flaw(f"train-{name}-duplicates", message, f"remove them from one side; they make the {name} score too good")
-    for example in both:
-        log.add(flaw, row=example.row, value=example.text, severity="warning")
+    alike = [example for example in both if frozenset(example.labels) in seen[text_key(example)]]
+    other = [example for example in both if frozenset(example.labels) not in seen[text_key(example)]]
+    message = f"{len(alike):,} of {total:,} {name} rows have a text that is in the training rows too"
+    leak = Flaw(f"train-{name}-duplicates", message, f"remove them from one side; they make the {name} score too good")
+    message = f"{len(other):,} of {total:,} {name} rows have a text that training rows label differently"
+    conflict = Flaw(f"train-{name}-conflicts", message, "decide which labels are right, and keep the rows on one side")
+    for flaw, examples in ((leak, alike), (conflict, other)):
+        for example in examples:
+            log.add(flaw, row=example.row, value=example.text, severity="warning")
     return log.problems()
 
 

@@ -34,6 +34,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth's multiplicat
 _OF_PAIR = np.uint64(1 << 63)
 
 Codes = NDArray[np.uint64]
+Pairs = Sequence[tuple[Example, Example]]  # rows of an earlier split, each with the row of a later one that has its text
 
 
 def duplicate_findings(splits: Splits) -> Iterator[Finding]:
@@ -79,25 +80,43 @@ def _differing(group: list[Example]) -> Example:
 
 def _across(earlier: str, name: str, splits: Splits) -> Iterator[Finding]:
     first: dict[Key, Example] = {}
+    said: defaultdict[Key, set[frozenset[str]]] = defaultdict(set)
     for example in splits[earlier].examples:
         first.setdefault(text_key(example), example)
-    reading = splits[name]
-    found = [example for example in reading.examples if text_key(example) in first]
-    if found:
-        examples = twins((reading.source, one, splits[earlier].source, first[text_key(one)]) for one in found)
-        yield _leak(
-            f"{earlier}-{name}-duplicates", (earlier, name), (len(found), len(reading.examples)), "in common with", examples
-        )
+        said[text_key(example)].add(frozenset(example.labels))
+    found = [example for example in splits[name].examples if text_key(example) in first]
+    agreeing = [(first[text_key(one)], one) for one in found if frozenset(one.labels) in said[text_key(one)]]
+    other = [(first[text_key(one)], one) for one in found if frozenset(one.labels) not in said[text_key(one)]]
+    if agreeing:
+        yield _leak(f"{earlier}-{name}-duplicates", (earlier, name), splits, agreeing, "in common with")
+    if other:
+        yield _conflict(f"{earlier}-{name}-conflicts", (earlier, name), splits, other, "in common with")
 
 
-def _leak(rule: str, names: tuple[str, str], numbers: tuple[int, int], what: str, examples: tuple[Sample, ...]) -> Finding:
-    (earlier, name), (count, total) = names, numbers
+def _leak(rule: str, names: tuple[str, str], splits: Splits, found: Pairs, what: str) -> Finding:
+    """Rows of a later split with the text and the labels of an earlier one's."""
+    (earlier, name), count, total = names, len(found), len(splits[names[1]].examples)
     message = f"{count:,} of {total:,} {name} rows ({percent(count, total)}) have a text {what} {earlier}"
     fix = f"remove them from one side; they make the {name} score too good"
     severity = _severity(count, total)
     if earlier == "train" and count >= max(2, SERIOUS_LEAK * total):
         severity = "error"
-    return Finding(rule, severity, message, count, fix, examples)
+    return Finding(rule, severity, message, count, fix, _sides(names, splits, found))
+
+
+def _conflict(rule: str, names: tuple[str, str], splits: Splits, found: Pairs, what: str) -> Finding:
+    """Rows of a later split with the text of an earlier one's, and other labels."""
+    (earlier, name), count, total = names, len(found), len(splits[names[1]].examples)
+    message = f"{count:,} of {total:,} {name} rows ({percent(count, total)}) have a text {what} {earlier}, but other labels"
+    fix = (
+        f"decide which labels are right, then keep the rows on one side; a model that learned {earlier} is counted wrong on them"
+    )
+    return Finding(rule, _severity(count, total), message, count, fix, _sides(names, splits, found))
+
+
+def _sides(names: tuple[str, str], splits: Splits, found: Pairs) -> tuple[Sample, ...]:
+    earlier, later = (splits[name].source for name in names)
+    return twins((later, one, earlier, first) for first, one in found)
 
 
 @dataclass(frozen=True)
@@ -135,23 +154,26 @@ def _near(splits: Splits) -> Iterator[Finding]:
     for earlier, later in found:
         by_splits[earlier.split, later.split].append((earlier, later))
     for (first, name), pairs in by_splits.items():
-        sources = splits[name].source, splits[first].source
-        examples = twins((sources[0], later.example, sources[1], earlier.example) for earlier, later in pairs)
+        both = [(earlier.example, later.example) for earlier, later in pairs]
         if first == name:
-            yield _near_within(name, len(splits[name].examples), pairs, where, examples)
-        else:
-            numbers = len(pairs), len(splits[name].examples)
-            yield _leak(f"{first}-{name}-near-duplicates", (first, name), numbers, f"nearly the same as one{where} of", examples)
+            yield _near_within(name, splits, both, where)
+            continue
+        rule, what = f"{first}-{name}-near", f"nearly the same as one{where} of"
+        agreeing = [pair for pair in both if set(pair[0].labels) == set(pair[1].labels)]
+        other = [pair for pair in both if set(pair[0].labels) != set(pair[1].labels)]
+        if agreeing:
+            yield _leak(f"{rule}-duplicates", (first, name), splits, agreeing, what)
+        if other:
+            yield _conflict(f"{rule}-conflicts", (first, name), splits, other, what)
 
 
-def _near_within(name: str, total: int, pairs: list[tuple[_Row, _Row]], where: str, examples: tuple[Sample, ...]) -> Finding:
-    other = sum(set(earlier.example.labels) != set(later.example.labels) for earlier, later in pairs)
-    message = (
-        f"{len(pairs):,} of {total:,} {name} rows ({percent(len(pairs), total)}) are nearly the same as an earlier one{where}"
-    )
+def _near_within(name: str, splits: Splits, found: Pairs, where: str) -> Finding:
+    count, total = len(found), len(splits[name].examples)
+    other = sum(set(earlier.labels) != set(later.labels) for earlier, later in found)
+    message = f"{count:,} of {total:,} {name} rows ({percent(count, total)}) are nearly the same as an earlier one{where}"
     message += f"; {other:,} of them with other labels"
     fix = "look whether they tell the model anything new, and whether labels that differ are meant to"
-    return Finding("near-duplicates", "note", message, len(pairs), fix, examples)
+    return Finding("near-duplicates", "note", message, count, fix, _sides((name, name), splits, found))
 
 
 def _distinct(splits: Splits) -> tuple[list[_Row], float]:

@@ -6,13 +6,13 @@ Knows label names and their counts; knows no texts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from veneer.data.checks import check_splits, count_labels
+from veneer.data.checks import SEPARATORS, check_splits, count_labels, joined_labels
 from veneer.data.read import Reading
-from veneer.data.survey_finding import Finding, Splits, from_problem, samples
+from veneer.data.survey_finding import Finding, Sample, Severity, Splits, from_problem, samples
 from veneer.labels import LabelSet, shorten
 from veneer.tasks import Task
 
@@ -24,7 +24,9 @@ FEWEST_ROWS = 20  # below it, as many labels as rows say nothing
 MOST_TARGETS = 20_000_000  # N·C of a multi-label task up to which weights are computed
 
 # The survey of duplicates says these with more of their rows.
-_TOLD_ELSEWHERE = {"conflicting-labels", "train-dev-duplicates", "train-test-duplicates"}
+_TOLD_ELSEWHERE = {"conflicting-labels"} | {
+    f"train-{name}-{what}" for name in ("dev", "test") for what in ("duplicates", "conflicts")
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def label_findings(splits: Splits, labels: LabelSet, facts: tuple[LabelFacts, ..
     readings = {reading.source: reading for reading in splits.values()}
     for problem in check_splits(train, dev, test, labels, task.name == "multi_label"):
         if problem.kind not in _TOLD_ELSEWHERE:
-            yield from_problem(problem, readings[problem.source])
+            told = from_problem(problem, readings[problem.source])
+            yield replace(told, examples=_of_check(problem.kind, splits, labels) or told.examples)
     rows = len(train.examples)
     if (finding := _no_classes(train, labels)) is not None:
         yield finding
@@ -74,12 +77,37 @@ def label_findings(splits: Splits, labels: LabelSet, facts: tuple[LabelFacts, ..
     counts = Counter({label.name: label.rows["train"] for label in facts})
     yield from _rare(train, counts)
     yield from _few(splits, counts)
-    yield from _balance(counts, facts)
-    yield from _names(labels, counts, named)
+    yield from _balance(train, counts, facts)
+    yield from _names(train, labels, counts, named)
     if len(labels) > MANY_LABELS:
         message = f"{len(labels):,} labels, {rows / len(labels):.1f} training rows each on average"
         fix = "join labels, or search instead of classifying: the head alone has a row of weights a label"
-        yield Finding("many-labels", "warning", message, len(labels), fix)
+        yield Finding("many-labels", "warning", message, len(labels), fix, _first_rows(train))
+
+
+def _of_check(rule: str, splits: Splits, labels: LabelSet) -> tuple[Sample, ...]:
+    """Training rows that a check of the splits is about, where it names labels instead; empty for the others."""
+    train = splits["train"]
+    counts = count_labels(train.examples)
+    if rule == "one-class":
+        return _first_rows(train)
+    if rule == "label-seen-once":
+        return _having(train, [label for label in labels if counts[label] == 1])
+    if rule == "labels-joined":
+        return _having(train, [label for mark in SEPARATORS for label in joined_labels(labels, mark)])
+    if rule == "label-not-in-dev":
+        return _having(train, counts.keys() - count_labels(splits["dev"].examples).keys())
+    return ()
+
+
+def _first_rows(train: Reading) -> tuple[Sample, ...]:
+    return samples((train.source, example) for example in train.examples)
+
+
+def _having(reading: Reading, labels: Iterable[str]) -> tuple[Sample, ...]:
+    """The first rows with any of these labels."""
+    wanted = set(labels)
+    return samples((reading.source, example) for example in reading.examples if not wanted.isdisjoint(example.labels))
 
 
 def _no_classes(train: Reading, labels: LabelSet) -> Finding | None:
@@ -92,8 +120,7 @@ def _no_classes(train: Reading, labels: LabelSet) -> Finding | None:
     what = "numbers with fractions" if quantities else "nearly a label a row"
     message = f"the label column holds {len(labels):,} different labels in {rows:,} rows, {what}: these are no classes"
     fix = "see whether --label names the right column; put quantities into classes such as low and high first"
-    examples = samples((train.source, example) for example in train.examples)
-    return Finding("labels-are-no-classes", "error", message, len(labels), fix, examples)
+    return Finding("labels-are-no-classes", "error", message, len(labels), fix, _first_rows(train))
 
 
 def _is_number(label: str) -> bool:
@@ -114,9 +141,8 @@ def _rare(train: Reading, counts: Counter[str]) -> Iterator[Finding]:
         fewest = min(rare, key=counts.__getitem__)
         message = f"{len(rare):,} of {len(counts):,} labels have only 2 to {RARE - 1} training rows "
         message += f"(fewest: '{fewest}', {counts[fewest]}): {shorten(rare, 6)}"
-        wanted = set(rare)
-        examples = samples((train.source, example) for example in train.examples if not wanted.isdisjoint(example.labels))
-        yield Finding("rare-labels", "warning", message, len(rare), "add rows with them, or join them with others", examples)
+        fix = "add rows with them, or join them with others"
+        yield Finding("rare-labels", "warning", message, len(rare), fix, _having(train, rare))
 
 
 def _few(splits: Splits, counts: Counter[str]) -> Iterator[Finding]:
@@ -126,12 +152,10 @@ def _few(splits: Splits, counts: Counter[str]) -> Iterator[Finding]:
         if few:
             message = f"{len(few):,} of {len(counts):,} labels have only 1 to {FEW - 1} {name} rows: {shorten(few, 6)}"
             fix = f"add {name} rows with them; until then their scores, and macro F1 with them, are mostly chance"
-            wanted = set(few)
-            found = ((splits[name].source, one) for one in splits[name].examples if not wanted.isdisjoint(one.labels))
-            yield Finding(f"few-in-{name}", "warning", message, len(few), fix, samples(found))
+            yield Finding(f"few-in-{name}", "warning", message, len(few), fix, _having(splits[name], few))
 
 
-def _balance(counts: Counter[str], facts: tuple[LabelFacts, ...]) -> Iterator[Finding]:
+def _balance(train: Reading, counts: Counter[str], facts: tuple[LabelFacts, ...]) -> Iterator[Finding]:
     there = {label: count for label, count in counts.items() if count}
     if len(there) < 2:
         return
@@ -144,20 +168,24 @@ def _balance(counts: Counter[str], facts: tuple[LabelFacts, ...]) -> Iterator[Fi
     if weights:
         message += f"; balanced weights are {weights[most]:.2f} and {weights[least]:.2f}"
     fix = "--set training.class_weights=balanced (class_weights: balanced under training:); judge by macro_f1, not accuracy"
-    yield Finding("imbalance", "warning" if ratio >= LOPSIDED else "note", message, there[least], fix)
+    severity: Severity = "warning" if ratio >= LOPSIDED else "note"
+    yield Finding("imbalance", severity, message, there[least], fix, _having(train, [least]))
 
 
-def _names(labels: LabelSet, counts: Counter[str], named: bool) -> Iterator[Finding]:
+def _names(train: Reading, labels: LabelSet, counts: Counter[str], named: bool) -> Iterator[Finding]:
     if not named and all(map(_is_whole, labels)):
         message = f"the labels are numbers ({shorten(labels, 6)}); predictions and reports will show those"
         fix = "--label-names FILE, one name a line, in the order of the numbers from 0"
-        yield Finding("numeric-labels", "note", message, len(labels), fix)
+        yield Finding("numeric-labels", "note", message, len(labels), fix, _first_rows(train))
     folded: dict[str, str] = {}
-    alike = []
+    alike, rarer = [], []
     for label in labels:
         first = folded.setdefault(" ".join(label.casefold().replace("_", " ").replace("-", " ").split()), label)
         if first != label:
             alike.append(f"'{first}' ({counts[first]:,}) and '{label}' ({counts[label]:,})")
+            rarer.append(min(first, label, key=counts.__getitem__))
     if alike:
         message = f"labels that differ in case or spacing alone: {shorten(alike, 4)}"
-        yield Finding("labels-alike", "warning", message, len(alike), "write them alike if they mean the same")
+        yield Finding(
+            "labels-alike", "warning", message, len(alike), "write them alike if they mean the same", _having(train, rarer)
+        )

@@ -42,12 +42,13 @@ class Coverage:
 
     Attributes:
         tokens: special ones not counted.
-        unknown: what the unknown tokens stand for, and how often.
+        unknown: what the unknown tokens stand for, and how often; `unknown_texts` are indices of the texts with any.
         scripts: by name.
     """
 
     tokens: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
+    unknown_texts: list[int] = field(default_factory=list)
     scripts: dict[str, ScriptUse] = field(default_factory=dict)
 
 
@@ -60,6 +61,8 @@ def coverage(tokenizer: Any, texts: Sequence[str]) -> Coverage:
         result.tokens += len(ids)
         unknown = [span for token, span in zip(ids, spans, strict=True) if token == unknown_id]
         result.unknown.update(text[start:end] for start, end in unknown)
+        if unknown:
+            result.unknown_texts.append(number)
         scripts = [script_of(character) for character in text]
         known = _known(scripts, [span for token, span in zip(ids, spans, strict=True) if token != unknown_id])
         _count(result.scripts, number, scripts, known)

@@ -72,7 +72,7 @@ def survey_tokens(name: str, reading: Reading, by: Tokenization) -> tuple[TokenF
     facts = _facts(lengths, covered, len(looked_at), by.max_length)
     findings = [*_cut(name, reading, lengths, by), *_scripts(name, reading, looked_at, covered)]
     if not any(finding.rule == "unlearned-script" for finding in findings):  # whose letters are the unknown tokens
-        findings += _unknown(name, covered, len(looked_at))
+        findings += _unknown(name, reading, looked_at, covered)
     return facts, findings
 
 
@@ -153,11 +153,12 @@ def _scaled(use: ScriptUse, looked_at: Sequence[Example], reading: Reading) -> i
     return round(len(use.texts) * len(reading.examples) / len(looked_at))
 
 
-def _unknown(name: str, covered: Coverage, looked_at: int) -> Iterator[Finding]:
+def _unknown(name: str, reading: Reading, looked_at: Sequence[Example], covered: Coverage) -> Iterator[Finding]:
     count = covered.unknown.total()
     if count < 2 or count < UNKNOWN_SHARE * covered.tokens:
         return
     most = ", ".join(f"'{shown(word, 20)}' ({times:,})" for word, times in covered.unknown.most_common(5))
-    message = f"{percent(count, covered.tokens)} of the tokens of {looked_at:,} {name} texts are unknown to the base: {most}"
+    message = f"{percent(count, covered.tokens)} of the tokens of {len(looked_at):,} {name} texts are unknown to the base: {most}"
     fix = "write these in a way the base knows, if they matter for the labels, or take a base that knows them"
-    yield Finding("unknown-tokens", "warning", message, count, fix)
+    examples = samples((reading.source, looked_at[i]) for i in covered.unknown_texts)
+    yield Finding("unknown-tokens", "warning", message, count, fix, examples)

@@ -66,7 +66,8 @@ class Findings:
 def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], findings: Findings) -> dict[str, Any]:
     """The content of `report.json`: plain JSON values.
 
-    `calibrated_since` turns true when another calibration is stored: the scores are then by the one before.
+    `calibrated_since` turns true when another calibration is stored: verdict, diagnosis and scores are then by an earlier
+    one, but for the scores on dev where `dev_rescored` is true.
 
     Args:
         facts: the run.
@@ -94,6 +95,7 @@ def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], finding
         "data": {"fingerprints": dict(facts.fingerprints)},
         "history": _thinned(facts.history),
         "calibrated_since": False,
+        "dev_rescored": False,
         **{
             name: None if one is None else one.to_json()
             for name, one in {

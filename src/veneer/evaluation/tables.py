@@ -5,8 +5,11 @@ Label names are shown as they are: they are never read as rich's markup. Knows n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +28,7 @@ NAMES = {
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 10
 LABEL_CELLS = 24
+HEAD_CELLS = 6  # of a label that may head a column of a matrix
 MOST_ROWS = 12
 MOST_CLASSES = 40  # beyond, a terminal shows the worst of them; all are in report.json and --json
 MATRIX_CELLS = 50  # what is left of 80 columns for the numbers of a matrix
@@ -76,9 +80,20 @@ def confusion_table(evaluation: Evaluation) -> Table:
     if evaluation.multi_label:
         return _errors_by_label(evaluation)
     matrix = evaluation.confusion
-    if matrix is not None and len(matrix) * (max(len(f"{matrix.max():,}"), 2) + 2) <= MATRIX_CELLS:
-        return _matrix(evaluation, matrix)
+    if matrix is not None:
+        number = max(len(f"{matrix.max():,}"), 2)
+        names = evaluation.label_names
+        for heads in (names, None) if are_short(names) else (None,):
+            width = number if heads is None else max(number, *map(cell_len, heads))
+            if len(matrix) * (width + 2) <= MATRIX_CELLS:
+                return _matrix(evaluation, matrix, heads)
     return _most_confused(evaluation)
+
+
+def are_short(names: Sequence[str]) -> bool:
+    """Whether these labels can head the columns of a matrix. Others are numbered, which labels such as `0` and `1` must not be:
+    the second column would be called `2`, and be that of `1`."""
+    return all(name.strip() and cell_len(name) <= HEAD_CELLS for name in names)
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:
@@ -96,15 +111,18 @@ def _add_label_column(table: Table, heading: str) -> None:
     table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=LABEL_CELLS)
 
 
-def _matrix(evaluation: Evaluation, matrix: NDArray[np.int64]) -> Table:
+def _matrix(evaluation: Evaluation, matrix: NDArray[np.int64], heads: Sequence[str] | None) -> Table:
+    """The columns headed by `heads`, or by the numbers of the rows."""
     table = _table("Confusion")  # longer than a narrow matrix, a title would wrap
-    table.add_column("", justify="right")
+    if heads is None:
+        table.add_column("", justify="right")
     _add_label_column(table, "true ↓  decided →")
     for i in range(len(evaluation.per_class)):
-        table.add_column(str(i + 1), justify="right")
+        table.add_column(str(i + 1) if heads is None else Text(heads[i]), justify="right")
     for i, row in enumerate(matrix.tolist()):
         cells = [Text(f"{count:,}" if count else "·", style=_cell_style(i == j, count)) for j, count in enumerate(row)]
-        table.add_row(str(i + 1), Text(evaluation.label_names[i]), *cells)
+        number = [str(i + 1)] if heads is None else []
+        table.add_row(*number, Text(evaluation.label_names[i]), *cells)
     return table
 
 

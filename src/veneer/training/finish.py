@@ -22,7 +22,7 @@ from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import encode
 from veneer.errors import InputError, VerificationError
-from veneer.evaluation.calibration import Fitted
+from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
 from veneer.evaluation.comparison import Verdict
 from veneer.evaluation.diagnosis import Diagnosis, Evidence, diagnose
 from veneer.evaluation.metrics import Evaluation, score
@@ -36,7 +36,7 @@ from veneer.run_files import INFO_FILE, PAGE_FILE, REPORT_FILE
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import judge_against_text
 from veneer.training.checkpoint import Progress
-from veneer.training.decisions import decide_judged, fit_on_dev
+from veneer.training.decisions import decide_judged
 from veneer.training.loop import Job, load_trained, trained_tensors
 from veneer.training.prepare import Material, Split
 from veneer.training.tracking import Tracker
@@ -90,11 +90,12 @@ def finish(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
     last = trained_tensors(model)
     load_trained(model, progress.best_tensors)
     logits = {name: compute_logits(model, split.texts) for name, split in setting.splits.items() if name != "train"}
-    fitted = _calibrate(setting, logits["dev"], tracker)
+    found = _fit_calibration(setting, logits["dev"])
+    fitted = _tell(found, tracker) if setting.config.evaluation.calibrate else None
     calibration = fitted.calibration if fitted is not None else PLAIN
     evaluations = {name: _score(setting, name, one, calibration) for name, one in logits.items()}
     verdict = _judge(setting, logits, fitted, tracker)
-    diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, tracker))
+    diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, found.rule, tracker))
     findings = Findings(verdict, fitted, diagnosis)
     report = build_report(_facts(setting, job, progress, tracker), evaluations, findings)
     write_report(folder, report)
@@ -111,11 +112,14 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     write_text(folder / PAGE_FILE, page)
 
 
-def _calibrate(setting: Setting, logits: Tensor, tracker: Tracker) -> Fitted | None:
-    """The calibration fitted on dev, told in one line; None where the configuration does not want one."""
-    fitted = fit_on_dev(setting.config, setting.material.task, logits, setting.splits["dev"].targets)
-    if fitted is None:
-        return None
+def _fit_calibration(setting: Setting, logits: Tensor) -> Fitted:
+    """What can be fitted on dev: kept where the configuration wants it, and read by the diagnosis in any case."""
+    config, targets, task = setting.config, setting.splits["dev"].targets, setting.material.task
+    return fit_calibration(logits, targets, task, bootstrap=config.evaluation.bootstrap, seed=config.seed)
+
+
+def _tell(fitted: Fitted, tracker: Tracker) -> Fitted:
+    """Say in one line what calibration came to."""
     if not fitted.parts:
         tracker.say(f"not calibrated: {fitted.rule.reason}")
         return fitted
@@ -151,7 +155,7 @@ def _judge(setting: Setting, logits: Mapping[str, Tensor], fitted: Fitted | None
     return judge_against_text(setting.material, decide_judged(fitted, setting.material.task, logits), setting.config)
 
 
-def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracker: Tracker) -> Evidence:
+def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: Rule, tracker: Tracker) -> Evidence:
     """What the diagnosis reads: dev, and what training was made of."""
     material, dev, train = setting.material, setting.splits["dev"], setting.splits["train"]
     single = train.targets.ndim == 1
@@ -172,6 +176,8 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracke
         train_texts=[*(example.text for example in train.examples), *second],
         train_counts=counts.numpy(),
         history=tracker.history,
+        rule=rule,
+        ruled=setting.config.evaluation.calibrate,
         columns={
             str(name): [example.slices[i] for example in dev.examples] for i, name in enumerate(setting.config.data.slice_columns)
         },

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from veneer.evaluation.calibration import fit_calibration
 from veneer.evaluation.diagnosis import Evidence
+from veneer.tasks import TASKS
 
 WORDS = "the cat sat on a mat".split()
 
@@ -66,6 +69,13 @@ def evidence(task: str, labels: Sequence[str], logits: NDArray[Any], targets: ND
     )
 
 
+def ruled(given: Evidence) -> Evidence:
+    """The evidence with the rule that fitting finds, not in force."""
+    targets = torch.from_numpy(given.targets.astype(np.float32 if given.multi_label else np.int64))
+    logits = torch.from_numpy(given.logits.astype(np.float32))
+    return replace(given, rule=fit_calibration(logits, targets, TASKS[given.task], bootstrap=300).rule)
+
+
 def probabilities(logits: NDArray[Any], multi_label: bool) -> NDArray[Any]:
     if multi_label:
         return 1 / (1 + np.exp(-logits))
@@ -95,7 +105,7 @@ def curves(
     """A history of evaluations; by default a healthy one."""
     rows: list[dict[str, Any]] = [{"kind": "step", "step": 1, "loss": 0.7}]
     for i, values in enumerate(zip(train_loss, dev_loss, train, dev, strict=True)):
-        row = {"kind": "evaluation", "step": 10 * (i + 1), "epoch": i + 1.0}
+        row = {"kind": "evaluation", "step": 100 * (i + 1), "epoch": i + 1.0}
         rows.append({**row, "split": "dev", "loss": values[1], "macro_f1": values[3]})
         rows.append({**row, "split": "train", "loss": values[0], "macro_f1": values[2]})
     return rows

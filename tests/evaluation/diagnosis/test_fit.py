@@ -14,7 +14,7 @@ UNDER = curves((0.65, 0.6, 0.55, 0.5), (0.66, 0.61, 0.56, 0.52), (0.6, 0.65, 0.6
 def test_a_dev_loss_that_rises_while_that_of_training_falls_is_over():
     fit = judge_fit(OVER)
     assert fit.state == "over"
-    assert "0.400 (step 20) to 0.500" in fit.evidence
+    assert "0.400 (step 200) to 0.500" in fit.evidence
     assert (fit.train, fit.dev) == (0.97, 0.86)  # where dev was best
     assert fit.gap == pytest.approx(0.11)
 
@@ -53,6 +53,7 @@ def test_two_evaluations_are_too_few():
     fit = judge_fit(OVER[:5])
     assert (fit.state, fit.gap) == ("unknown", 0.0)
     assert fit.evidence.startswith("2 evaluations")
+    assert (fit.steps, judge_fit(OVER).steps) == (200, 400)
     assert judge_fit([]).state == "unknown"
 
 
@@ -61,11 +62,11 @@ def test_dev_alone_is_not_enough():
 
 
 def test_of_a_step_written_again_the_later_row_counts():
-    again = [{**row, "loss": 0.3} for row in OVER if row.get("split") == "dev" and row["step"] == 40]
+    again = [{**row, "loss": 0.3} for row in OVER if row.get("split") == "dev" and row["step"] == 400]
     assert judge_fit([*OVER, *again]).state == "fine"
 
 
 def test_an_evaluation_that_is_not_a_number_is_left_out():
-    broken = [{**row, "loss": float("nan")} if row["step"] == 40 else row for row in OVER]
-    assert "(step 30)" in judge_fit(broken).evidence or judge_fit(broken).state != "unknown"
+    broken = [{**row, "loss": float("nan")} if row["step"] == 400 else row for row in OVER]
+    assert "(step 300)" in judge_fit(broken).evidence or judge_fit(broken).state != "unknown"
     assert "nan" not in judge_fit(broken).evidence

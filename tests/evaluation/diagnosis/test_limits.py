@@ -10,7 +10,7 @@ from diagnosis_cases import binary, evidence, leads, many, multi
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from veneer.evaluation.diagnosis.evidence import labelwise
-from veneer.evaluation.diagnosis.limits import curves, half_width, limits, macro_f1, threshold_gain
+from veneer.evaluation.diagnosis.limits import curves, half_width, limits, macro_f1
 from veneer.evaluation.metrics import score
 
 
@@ -66,38 +66,6 @@ def test_the_interval_is_about_that_of_the_bootstrap():
     half = half_width(macro_f1(labels.truth, labels.decided, False)[1])
     interval = score(given.targets, given.decisions, given.labels, multi_label=False).metrics["macro_f1"]
     assert half == pytest.approx((interval.high - interval.low) / 2, rel=0.1)
-
-
-@pytest.mark.parametrize("make", [binary, multi])
-def test_a_shift_of_all_logits_is_gained_back(make):
-    moved, plain = make(shift=1.5), make()
-    gain = threshold_gain(moved, labelwise(moved))
-    best = f1_score(plain.targets, plain.decisions, average="macro")
-    assert gain.now + gain.gain == pytest.approx(best, abs=0.01)
-    assert gain.now == pytest.approx(f1_score(moved.targets, moved.decisions, average="macro"))
-    assert gain.low > 0.02
-
-
-@pytest.mark.parametrize("make", [binary, multi])
-def test_where_there_is_nothing_to_gain_the_interval_says_so(make):
-    given = make(400, separation=0.7)
-    gain = threshold_gain(given, labelwise(given))
-    assert gain.low < 0.0 < gain.high or gain.gain < 0.01
-
-
-def test_noise_is_no_gain_though_the_best_threshold_on_the_same_texts_seems_one():
-    rng = np.random.default_rng(0)
-    targets = rng.random((60, 30)) < 0.5
-    logits = rng.normal(size=targets.shape).astype(np.float32) + 3.0  # already given to all, the best for pure noise
-    given = evidence("multi_label", [f"c{i}" for i in range(30)], logits, targets)
-    labels = labelwise(given)
-    assert np.mean([one.best_f1 - one.f1 for one in limits(given, labels)]) > 0.01
-    assert threshold_gain(given, labels).gain < 0.0
-
-
-def test_more_than_two_classes_and_too_few_texts_have_no_threshold_gain():
-    assert threshold_gain(many(100), labelwise(many(100))) is None
-    assert threshold_gain(binary(9), labelwise(binary(9))) is None
 
 
 def test_curves_are_what_scikit_learn_says_at_every_threshold():

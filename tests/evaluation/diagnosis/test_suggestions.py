@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diagnosis_cases import binary, curves, many, multi, spoil
+from diagnosis_cases import binary, curves, many, multi, ruled, spoil
 from test_fit import OVER, UNDER
 
+from veneer.evaluation.calibration import Rule
 from veneer.evaluation.diagnosis import Evidence, Suggestion, diagnose
 from veneer.evaluation.diagnosis.limits import Z95
 from veneer.evaluation.diagnosis.slices import shortfall
@@ -27,16 +28,30 @@ def test_nothing_stands_out_of_a_healthy_run(given):
 
 @pytest.mark.parametrize("make", [binary, multi])
 def test_a_threshold_far_off_is_the_limit(make):
-    found = rules(make(shift=1.5))
+    found = rules(ruled(make(shift=1.5)))
     assert set(found) == {"threshold_is_the_limit"}
     assert found["threshold_is_the_limit"].gain > 0.05
     assert "veneer calibrate" in found["threshold_is_the_limit"].advice
 
 
-@pytest.mark.parametrize("make", [binary, multi])
-def test_a_threshold_is_not_the_limit_where_it_gains_nothing_sure(make):
-    assert "threshold_is_the_limit" not in rules(make(shift=0.1))
-    assert "threshold_is_the_limit" not in rules(make(60, shift=0.5))
+REFUSED = Rule("plain", "macro_f1", 0.5, 0.52, 0.02, (-0.05, 0.09), "the interval of the gain includes zero: it may be chance")
+
+
+@pytest.mark.parametrize("make", [binary, many, multi])
+def test_nothing_is_said_of_thresholds_where_fitting_them_gained_nothing_sure(make):
+    found = rules(replace(make(separation=0.5), rule=REFUSED))  # they may gain more than another base, or nothing
+    assert set(found) == {"ranking_is_the_limit"}
+    assert not {"thresholds", "rule"} & set(" ".join(one.advice + one.evidence for one in found.values()).split())
+    assert "threshold_is_the_limit" not in rules(ruled(make(60)))
+
+
+def test_nothing_is_said_of_thresholds_that_nobody_fitted_or_that_decide_already():
+    fitted = ruled(binary(shift=1.5))
+    for given in (replace(fitted, rule=None), replace(fitted, ruled=True)):
+        assert "threshold_is_the_limit" not in rules(given)
+    unknown = rules(replace(many(separation=1.0), rule=None))["ranking_is_the_limit"]
+    assert "threshold" not in unknown.advice + unknown.evidence
+    assert "rule" not in unknown.advice + unknown.evidence
 
 
 @pytest.mark.parametrize("make", [binary, multi, lambda separation: many(separation=separation + 0.5)])
@@ -46,19 +61,64 @@ def test_overlapping_margins_are_the_limit(make):
     assert "overlap by" in found["ranking_is_the_limit"].evidence
 
 
+@pytest.mark.parametrize("make", [lambda: binary(separation=0.5), lambda: many(separation=1.0)])
+def test_that_another_base_helps_more_than_thresholds_is_measured(make):
+    ranking = rules(ruled(make()))["ranking_is_the_limit"]
+    assert ranking.advice.endswith("that will help more than tuning thresholds.")
+    assert "a decision rule fitted on other texts changes macro F1 by " in ranking.evidence
+    assert "points (95 % interval -" in ranking.evidence
+
+
+def test_a_poor_ranking_under_a_fitted_rule_is_told_as_such():
+    moved = ruled(binary(separation=0.5, shift=1.5))
+    decided = (moved.logits[:, 1] - moved.logits[:, 0] > 1.5).astype(np.int64)
+    ranking = rules(replace(moved, decisions=decided, ruled=True))["ranking_is_the_limit"]
+    assert ranking.advice.endswith(": the decision rule is fitted already.")
+    assert "which the scores have already" in ranking.evidence
+
+
 def test_the_evidence_of_a_poor_ranking_is_in_numbers():
-    evidence = rules(binary(separation=0.5))["ranking_is_the_limit"].evidence
-    assert evidence.startswith("margins of 'yes' and 'no' overlap by 6")
-    assert "thresholds chosen on other texts change macro F1 by -0.0 points (95 % interval -" in evidence
+    assert rules(binary(separation=0.5))["ranking_is_the_limit"].evidence.startswith("margins of 'yes' and 'no' overlap by 6")
     assert "logits of texts with and without 'c" in rules(multi(separation=0.5))["ranking_is_the_limit"].evidence
 
 
 def test_a_ranking_is_not_the_limit_while_the_threshold_or_the_training_is():
-    assert "ranking_is_the_limit" not in rules(binary(separation=0.5, shift=1.5))
+    assert "ranking_is_the_limit" not in rules(ruled(binary(separation=0.5, shift=1.5)))
     assert "ranking_is_the_limit" not in rules(replace(binary(separation=0.5), history=UNDER))
     assert "ranking_is_the_limit" not in rules(binary(separation=1.1))  # 86 % right
     assert binary(100, separation=0.75, seed=2).right.mean() < 0.8
     assert "ranking_is_the_limit" not in rules(binary(100, separation=0.75, seed=2))  # might as well be above 80 %
+
+
+def after(steps: int, history: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The history of a training of so many steps."""
+    last = max(row["step"] for row in history)
+    return [{**row, "step": row["step"] * steps // last} for row in history]
+
+
+def test_a_poor_score_after_a_few_steps_is_not_the_bases():
+    short = curves(train=(0.5, 0.6, 0.65, 0.66), dev=(0.5, 0.6, 0.65, 0.66))
+    found = rules(replace(binary(separation=0.5), history=after(96, short)))
+    assert set(found) == {"too_few_steps"}
+    assert "training.epochs" in found["too_few_steps"].advice
+    assert found["too_few_steps"].evidence.endswith("after 96 optimiser steps")
+    assert set(rules(replace(binary(separation=0.5), history=after(100, short)))) == {"ranking_is_the_limit"}
+    assert rules(replace(binary(), history=after(8, short))) == {}  # a good score needs no more steps
+
+
+def test_a_poor_score_with_curves_that_cannot_be_read_is_not_the_bases():
+    found = rules(replace(binary(separation=0.5), history=curves()[:3]))
+    assert set(found) == {"too_few_steps"}
+    assert "training.evaluate_every" in found["too_few_steps"].advice
+    assert "after 100 optimiser steps; 1 evaluation of dev" in found["too_few_steps"].evidence
+
+
+def test_more_steps_are_not_advised_where_they_are_known_not_to_help():
+    poor = binary(separation=0.5)
+    assert set(rules(replace(poor, history=after(40, OVER)))) == {"overfitting"}
+    assert set(rules(replace(poor, history=after(40, UNDER)))) == {"underfitting"}  # which advises them too
+    learned = curves(train=(0.8, 0.95, 1.0, 1.0), dev=(0.6, 0.7, 0.68, 0.69))
+    assert set(rules(replace(poor, history=after(40, learned)))) == {"generalisation_gap"}
 
 
 def test_overfitting():
@@ -229,7 +289,7 @@ def test_a_small_dev_set():
 
 
 def test_a_small_dev_set_is_large_enough_for_a_large_gain():
-    found = rules(binary(60, shift=2.5))
+    found = rules(ruled(binary(60, shift=2.5)))
     assert "threshold_is_the_limit" in found
     assert "dev_too_small" not in found
 
@@ -243,7 +303,7 @@ def test_at_most_three_the_largest_gain_first():
     given = spoil(binary(separation=3, shift=3.0), TENTH, 0.5)
     texts = ["quaggas bray" if new else text for new, text in zip(TENTH, given.texts, strict=True)]
     thirds = np.arange(2000) % 20 == 0
-    found = diagnose(replace(given, texts=texts, columns=source(TENTH), cut=thirds, history=OVER)).suggestions
+    found = diagnose(ruled(replace(given, texts=texts, columns=source(TENTH), cut=thirds, history=OVER))).suggestions
     assert len(found) == 3
     assert [one.gain for one in found] == sorted((one.gain for one in found), reverse=True)
 

@@ -152,10 +152,47 @@ def test_what_is_missing_says_which_command_fills_it():
     assert "Learning curves" not in text
 
 
+@pytest.mark.parametrize("before", ["", "F1 0.5 after 9 steps; "])
+def test_how_the_training_went_is_said_once(before):
+    report = single_label()
+    report["diagnosis"]["fit"] = {"state": "over", "evidence": "the loss on dev rose"}
+    assert "Training: The loss on dev rose." in shown(report)
+    report["diagnosis"]["suggestions"] = [
+        {"rule": "overfitting", "advice": "Hold back.", "evidence": f"{before}the loss on dev rose", "gain": 0.1}
+    ]
+    assert shown(report).lower().count("the loss on dev rose") == 1
+    assert "Training:" not in shown(report)
+
+
 def test_without_a_verdict_the_score_comes_first():
     report = single_label() | {"verdict": None}
     value = report["evaluations"]["test"]["metrics"]["macro_f1"]
     assert f"<h2>macro F1 {value:.3f}</h2>" in render_page(report)
+
+
+def test_a_calibration_stored_since_is_said_where_it_matters():
+    """In the verdict's own box, beside the advice and below the scores."""
+    report = single_label() | {"calibrated_since": True}
+    box, advice, scores = (part(report, name) for name in ("verdict", "next", "scores"))
+    assert "This verdict is of the calibration at the end of training" in box
+    assert "by the calibration of then" in advice
+    assert "Scores are by an earlier calibration than the one shown below" in scores
+    scores = part(report | {"dev_rescored": True}, "scores")
+    assert "Scores on dev are by the calibration shown below" in scores
+    assert "those on other splits are by an earlier one" in scores
+    alone = report | {"verdict": None}
+    assert "This score is by an earlier calibration" in part(alone, "verdict")
+    assert "by a calibration that was removed since" in part(report | {"calibration": None}, "scores")
+    alone |= {"dev_rescored": True, "evaluations": {"dev": report["evaluations"]["dev"]}}
+    assert "earlier" not in part(alone, "verdict") + part(alone, "scores")
+    assert "calibration" not in part(single_label(), "verdict") + part(single_label(), "next")
+
+
+def part(report: dict[str, Any], name: str) -> str:
+    """The text of a section of the page."""
+    found = re.search(rf'<section[^>]* id="{name}">.*?</section>', render_page(report), re.DOTALL)
+    assert found
+    return Document(found[0]).text
 
 
 def test_scores_have_their_intervals():
@@ -178,6 +215,13 @@ def test_a_matrix_a_table_of_labels_or_the_pairs():
 def test_labels_own_calibration_errors_are_shown_where_there_are_any() -> None:
     assert "mean of each label’s own ECE 0.0937 0.0254" in " ".join(shown(multi_label()).split())
     assert "own ECE" not in shown(single_label())
+
+
+def test_a_column_of_the_matrix_is_headed_by_its_label_where_it_is_short():
+    report = single_label(2)
+    report["evaluations"]["test"]["confusion"]["labels"] = ["0", "1"]
+    assert "true ↓ decided → 0 1 0 " in shown(report)
+    assert "true ↓ decided → 1 2 1 negative " in shown(single_label(2))
 
 
 def rows(report: dict[str, Any], label: str) -> list[list[str]]:

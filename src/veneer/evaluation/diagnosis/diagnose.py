@@ -13,7 +13,7 @@ from rich.text import Text
 
 from veneer.evaluation.diagnosis.evidence import Evidence, labelwise
 from veneer.evaluation.diagnosis.fit import Fit, judge_fit
-from veneer.evaluation.diagnosis.limits import Curve, Limit, curves, limits, threshold_gain
+from veneer.evaluation.diagnosis.limits import Curve, Limit, curves, limits
 from veneer.evaluation.diagnosis.margins import Margin, margins
 from veneer.evaluation.diagnosis.mistakes import confused_pairs, surest_mistakes
 from veneer.evaluation.diagnosis.slices import Slice, slices
@@ -57,7 +57,6 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         labels,
         margins=margins(evidence, labels),
         limits=limits(evidence, labels),
-        gain=threshold_gain(evidence, labels),
         fit=judge_fit(evidence.history),
         slices=slices(evidence, labels),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.evaluation.calibration import Rule
 from veneer.tasks import TaskName
 
 MOST_LABELS = 100  # are looked at one by one
@@ -40,6 +41,8 @@ class Evidence:
         train_texts: every text of training (and every second text).
         train_counts: `[C]` training texts of each label.
         history: rows of `metrics.jsonl`; those of the kind `evaluation` are read.
+        rule: what fitting a decision rule to these texts found, on parts held out from the fit; None where nobody looked.
+        ruled: whether `decisions` follow the rule that was kept, and not the plain one.
         columns: name of another column -> its N values.
         split: the name of the N texts.
     """
@@ -58,6 +61,8 @@ class Evidence:
     train_texts: Sequence[str]
     train_counts: NDArray[Any]
     history: Sequence[Mapping[str, Any]]
+    rule: Rule | None = None
+    ruled: bool = False
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     split: str = "dev"
 

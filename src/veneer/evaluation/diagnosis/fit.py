@@ -29,6 +29,7 @@ class Fit:
         dev: the best macro-F1 on dev.
         last_gain: macro-F1 on dev at the last evaluation, less that of the one before.
         peaked: whether dev was better before the last evaluation than at it.
+        steps: optimiser steps up to the last row of the history.
     """
 
     state: State
@@ -37,6 +38,7 @@ class Fit:
     dev: float | None = None
     last_gain: float | None = None
     peaked: bool = False
+    steps: int = 0
 
     @property
     def gap(self) -> float:
@@ -66,13 +68,14 @@ def judge_fit(history: Sequence[Mapping[str, Any]]) -> Fit:
     falling at the end, and training texts are not learned. Unknown: fewer than `FEWEST` evaluations of both splits.
     """
     found = _evaluations(history)
+    steps = max((int(row["step"]) for row in history), default=0)
     if len(found) < FEWEST:
         count = "1 evaluation" if len(found) == 1 else f"{len(found)} evaluations"
-        return Fit("unknown", f"{count} of dev and training texts: too few to see a trend")
+        return Fit("unknown", f"{count} of dev and training texts: too few to see a trend", steps=steps)
     last, before = found[-1], found[-2]
     lowest = min(found, key=lambda one: one.dev_loss)
     best = max(found, key=lambda one: one.dev)
-    numbers = (best.train, best.dev, last.dev - before.dev, best.dev > last.dev)
+    numbers = (best.train, best.dev, last.dev - before.dev, best.dev > last.dev, steps)
     rise = last.dev_loss - lowest.dev_loss
     scores = f"macro F1 {best.train:.3f} on training texts and {best.dev:.3f} on dev (step {best.step})"
     if rise >= max(RISE * lowest.dev_loss, SMALLEST_RISE) and last.train_loss < lowest.train_loss:

@@ -15,7 +15,6 @@ from veneer.evaluation.diagnosis.evidence import Bools, Evidence, Floats, Ids, L
 
 MOST_CURVES = 30
 POINTS = 101
-FOLDS = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975
 
 
@@ -58,16 +57,6 @@ class Curve:
         return {name: value if name == "label" else list(value) for name, value in vars(self).items()}
 
 
-@dataclass(frozen=True)
-class ThresholdGain:
-    """What choosing thresholds adds to macro-F1, on texts that they were not chosen on; `low` to `high` at 95 %."""
-
-    now: float
-    gain: float
-    low: float
-    high: float
-
-
 def limits(evidence: Evidence, labels: Labelwise) -> tuple[Limit, ...]:
     """Each label's limit. Of more than two classes, each against all the others."""
     return tuple(_limit(evidence, labels, k) for k in range(len(labels.ids)))
@@ -80,26 +69,6 @@ def curves(evidence: Evidence, labels: Labelwise) -> tuple[Curve, ...]:
         _curve(evidence.labels[labels.ids[k]], evidence.probabilities[:, labels.ids[k]], labels.truth[:, k])
         for k in np.sort(most)
     )
-
-
-def threshold_gain(evidence: Evidence, labels: Labelwise) -> ThresholdGain | None:
-    """Thresholds chosen on four fifths of the texts, a label each (of two classes: one), used on the last fifth, five times.
-
-    None of more than two classes, which no threshold decides, and of fewer than two texts a part.
-    """
-    if len(evidence) < 2 * FOLDS or (len(evidence.labels) != 2 and not evidence.multi_label):
-        return None
-    fold = np.random.default_rng(0).permutation(len(evidence)) % FOLDS  # files are often sorted by label
-    columns = range(len(labels.ids)) if evidence.multi_label else [1]
-    fitted = labels.decided.copy()
-    for k in columns:
-        fitted[:, k] = _cross_fitted(labels.scores[:, k], labels.truth[:, k], fold, both=not evidence.multi_label)
-    if not evidence.multi_label:
-        fitted[:, 0] = ~fitted[:, 1]
-    now, of_now = macro_f1(labels.truth, labels.decided, evidence.multi_label)
-    then, of_then = macro_f1(labels.truth, fitted, evidence.multi_label)
-    gain, half = then - now, half_width(of_then - of_now)
-    return ThresholdGain(now, gain, gain - half, gain + half)
 
 
 def macro_f1(truth: Bools, decided: Bools, all_labels: bool) -> tuple[float, Floats]:
@@ -127,81 +96,31 @@ def half_width(influence: Floats) -> float:
     return float(Z95 * np.sqrt((influence**2).sum()) / len(influence))
 
 
-@dataclass(frozen=True)
-class _Sweep:
-    """All S different decisions "at least a threshold", none given first.
-
-    Attributes:
-        last: `[S]` the text with the lowest score that is given the label, −1 for none.
-        cuts: `[S]` thresholds half-way to the next text.
-        given: `[S]` texts given the label; `hits` are those that have it.
-        positives: texts that have it.
-    """
-
-    last: Ids
-    cuts: Floats
-    given: Ids
-    hits: Ids
-    positives: int
-
-    @classmethod
-    def of(cls, scores: Floats, truth: Bools) -> _Sweep:
-        order = np.argsort(-scores, kind="stable")
-        ranked = scores[order]
-        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        below = np.append(ranked[ends[1:]], ranked[-1] - 1.0)
-        hits = np.cumsum(truth[order])[ends]
-        return cls(
-            np.append(-1, order[ends]),
-            np.append(np.inf, (ranked[ends] + below) / 2.0),
-            np.append(0, ends + 1),
-            np.append(0, hits),
-            int(truth.sum()),
-        )
-
-    def f1(self) -> Floats:
-        """`[S]`: F1 of the label; 0 where no text has it or is given it."""
-        return _f1(self.hits, self.given, self.positives)
-
-    def f1_of_the_rest(self, n: int) -> Floats:
-        """`[S]`: F1 of not having the label, over `n` texts."""
-        kept = n - self.given
-        return _f1(kept - (self.positives - self.hits), kept, n - self.positives)
-
-
-def _f1(hits: Ids, given: Ids, positives: int) -> Floats:
-    marks = given + positives
-    f1: Floats = np.divide(2.0 * hits, marks, out=np.zeros(len(hits)), where=marks > 0)
-    return f1
-
-
 def _limit(evidence: Evidence, labels: Labelwise, k: int) -> Limit:
     from sklearn.metrics import roc_auc_score
 
-    truth, decided, label = labels.truth[:, k], labels.decided[:, k], int(labels.ids[k])
-    sweep = _Sweep.of(labels.scores[:, k], truth)
-    f1 = sweep.f1()
-    best, support = int(f1.argmax()), int(truth.sum())
+    truth, decided, scores, label = labels.truth[:, k], labels.decided[:, k], labels.scores[:, k], int(labels.ids[k])
+    support = int(truth.sum())
+    best_f1, text = _best_cut(scores, truth) if support else (0.0, None)
     marks = support + int(decided.sum())
     return Limit(
         label=evidence.labels[label],
         f1=2.0 * int((truth & decided).sum()) / marks if marks else 0.0,
-        best_f1=float(f1[best]),
-        threshold=float(evidence.probabilities[sweep.last[best], label]) if best else None,
-        auc=float(roc_auc_score(truth, labels.scores[:, k])) if 0 < support < len(truth) else None,
+        best_f1=best_f1,
+        threshold=None if text is None else float(evidence.probabilities[text, label]),
+        auc=float(roc_auc_score(truth, scores)) if 0 < support < len(truth) else None,
         support=support,
     )
 
 
-def _cross_fitted(scores: Floats, truth: Bools, fold: Ids, *, both: bool) -> Bools:
-    """`[N]`: whether a text is given the label by the threshold best for F1 of it, or of `both` classes, elsewhere."""
-    decided = np.zeros(len(scores), dtype=bool)
-    for part in range(FOLDS):
-        held_out = fold == part
-        sweep = _Sweep.of(scores[~held_out], truth[~held_out])
-        value = sweep.f1() + sweep.f1_of_the_rest(int((~held_out).sum())) if both else sweep.f1()
-        decided[held_out] = scores[held_out] >= sweep.cuts[int(value.argmax())]
-    return decided
+def _best_cut(scores: Floats, truth: Bools) -> tuple[float, int]:
+    """The largest F1 of "at least the score of a text", and that text."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, cuts = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = int(f1[:-1].argmax())  # the last is "no text", without a cut
+    return float(f1[best]), int(np.flatnonzero(scores == cuts[best])[0])
 
 
 def _curve(label: str, probabilities: NDArray[Any], truth: Bools) -> Curve:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from veneer.evaluation.calibration import Rule
 from veneer.evaluation.diagnosis.evidence import Evidence, Labelwise
-from veneer.evaluation.diagnosis.fit import Fit
-from veneer.evaluation.diagnosis.limits import Limit, ThresholdGain, half_width, macro_f1
+from veneer.evaluation.diagnosis.fit import LEARNED, Fit
+from veneer.evaluation.diagnosis.limits import Limit, half_width, macro_f1
 from veneer.evaluation.diagnosis.margins import Margin
 from veneer.evaluation.diagnosis.mistakes import doubtful_labels
 from veneer.evaluation.diagnosis.slices import CUT, UNSEEN, Slice, shortfall
@@ -32,6 +33,7 @@ FEWEST_OF_A_LABEL = 10
 FEW_TO_LEARN_FROM = 50  # training texts of a label
 DOUBTFUL = 0.20  # share of wrong decisions that are as clear as right ones
 FEWEST_DOUBTFUL = 10
+FEW_STEPS = 100  # of the optimiser, with fewer of which a poor score says nothing about the base
 PART_A_BASE_GAINS = 0.10  # assumed: of what is missing
 PART_MORE_DATA_GAINS = 0.25  # assumed: of the gap between training texts and dev
 NAME_CHARACTERS = 40
@@ -60,7 +62,6 @@ class Findings:
     labels: Labelwise
     margins: tuple[Margin, ...]
     limits: tuple[Limit, ...]
-    gain: ThresholdGain | None
     fit: Fit
     slices: tuple[Slice, ...]
 
@@ -96,37 +97,86 @@ def _dev_too_small(findings: Findings, others: list[Suggestion]) -> list[Suggest
 
 
 def _threshold_is_the_limit(findings: Findings) -> Suggestion | None:
-    gain = findings.gain
-    if gain is None or gain.gain < WORTH or gain.low <= 0:
+    rule = findings.evidence.rule
+    if rule is None or rule.kept != "fitted" or findings.evidence.ruled or rule.gain < WORTH:
         return None
     return Suggestion(
         "threshold_is_the_limit",
-        "Fit the decision thresholds: veneer calibrate --target f1. The ranking is better than the decisions.",
-        f"{_gained(gain)}: {gain.now:.3f} to {gain.now + gain.gain:.3f}",
-        gain.gain,
+        "Fit the decision rule: veneer calibrate --target f1. The ranking is better than the decisions.",
+        f"{_gained(rule)}: {rule.plain:.3f} to {rule.fitted:.3f}",
+        rule.gain,
     )
 
 
-def _gained(gain: ThresholdGain) -> str:
-    points, low, high = (f"{100 * value:+.1f}" for value in (gain.gain, gain.low, gain.high))
-    return f"thresholds chosen on other texts change macro F1 by {points} points (95 % interval {low} to {high})"
+def _gained(rule: Rule) -> str:
+    assert rule.interval is not None, "a gain without one is not told"
+    points, low, high = (f"{100 * value:+.1f}" for value in (rule.gain, *rule.interval))
+    return f"a decision rule fitted on other texts changes macro F1 by {points} points (95 % interval {low} to {high})"
 
 
 def _ranking_is_the_limit(findings: Findings) -> Suggestion | None:
-    n = len(findings.evidence)
-    known = [one for one in findings.limits if FEWEST_OF_A_LABEL <= one.support <= n - FEWEST_OF_A_LABEL]
-    if not known or findings.fit.state == "under" or _threshold_is_the_limit(findings) is not None:
+    if not _ranks_poorly(findings) or not _trained_enough(findings.fit):
         return None
-    f1, auc = float(np.mean([one.f1 for one in known])), float(np.mean([one.auc for one in known]))
-    if f1 + findings.noise >= LOW:
-        return None
-    of_gain = "" if findings.gain is None else f"{_gained(findings.gain)}; "
+    known = _known(findings)
+    f1, auc = _mean_f1(known), float(np.mean([one.auc for one in known]))
+    gain = PART_A_BASE_GAINS * (1.0 - f1)
+    advice, of_rule = _beside_the_rule(findings.evidence, gain)
     return Suggestion(
         "ranking_is_the_limit",
-        "Try a larger base, or one trained on texts like these: that will help more than tuning thresholds.",
-        f"{_worst_overlap(findings)}{of_gain}F1 {f1:.3f} and AUC {auc:.3f} (means of {_count(len(known), 'label')})",
+        f"Try a larger base, or one trained on texts like these{advice}.",
+        f"{_worst_overlap(findings)}{of_rule}F1 {f1:.3f} and AUC {auc:.3f} (means of {_count(len(known), 'label')})",
+        gain,
+    )
+
+
+def _beside_the_rule(evidence: Evidence, gain: float) -> tuple[str, str]:
+    """What may be said of decision rules beside another base that gains so much: in the advice, and in its evidence."""
+    rule = evidence.rule
+    if rule is None or rule.interval is None:
+        return "", ""
+    if evidence.ruled and rule.kept == "fitted":
+        return ": the decision rule is fitted already", f"{_gained(rule)}, which the scores have already; "
+    if rule.interval[1] < gain:
+        return ": that will help more than tuning thresholds", f"{_gained(rule)}; "
+    return "", ""  # it may or may not help: nothing is claimed
+
+
+def _too_few_steps(findings: Findings) -> Suggestion | None:
+    fit = findings.fit
+    if not _ranks_poorly(findings) or _trained_enough(fit) or fit.state == "over" or (fit.train or 0.0) >= LEARNED:
+        return None
+    how = "a smaller training.batch_size" if fit.steps < FEW_STEPS else "a smaller training.evaluate_every, which shows the trend"
+    trend = f"; {fit.evidence}" if fit.state == "unknown" else ""
+    f1 = _mean_f1(_known(findings))
+    return Suggestion(
+        "too_few_steps",
+        f"Train for more steps before anything else is judged: more training.epochs, or {how}.",
+        f"F1 {f1:.3f} after {_count(fit.steps, 'optimiser step')}{trend}",
         PART_A_BASE_GAINS * (1.0 - f1),
     )
+
+
+def _trained_enough(fit: Fit) -> bool:
+    """Whether a poor score can be the base's: enough steps, and curves that can be read."""
+    return fit.steps >= FEW_STEPS and fit.state != "unknown"
+
+
+def _ranks_poorly(findings: Findings) -> bool:
+    """Whether F1 is clearly low, though neither another decision rule nor training on is known to mend it."""
+    known = _known(findings)
+    if not known or findings.fit.state == "under" or _threshold_is_the_limit(findings) is not None:
+        return False
+    return _mean_f1(known) + findings.noise < LOW
+
+
+def _known(findings: Findings) -> list[Limit]:
+    """The labels that enough texts have, and enough have not."""
+    n = len(findings.evidence)
+    return [one for one in findings.limits if FEWEST_OF_A_LABEL <= one.support <= n - FEWEST_OF_A_LABEL]
+
+
+def _mean_f1(known: list[Limit]) -> float:
+    return float(np.mean([one.f1 for one in known]))
 
 
 def _worst_overlap(findings: Findings) -> str:
@@ -272,6 +322,7 @@ def _label_noise_suspected(findings: Findings) -> Suggestion | None:
 RULES = (
     _threshold_is_the_limit,
     _ranking_is_the_limit,
+    _too_few_steps,
     _overfitting,
     _generalisation_gap,
     _underfitting,

@@ -335,6 +335,7 @@ class Report(_Part):
     verdict: Verdict | None = None
     calibration: Calibrated | None = None
     calibrated_since: bool = False
+    dev_rescored: bool = False
     diagnosis: Diagnosis | None = None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from veneer.evaluation.page.content import ClassScore, Confused, Confusion, Curve, Diagnosis, Limit, Margin, Report, Scores, Slice
 from veneer.evaluation.page.text import cut, visible
+from veneer.evaluation.tables import are_short
 
 MOST_CLASSES = 20  # of a confusion matrix that is shown as one
 ENOUGH_TEXTS = 10  # of a label for its curve to say something
@@ -76,9 +77,12 @@ def class_rows(scores: Scores) -> Folded[ClassScore]:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """A row of the matrix: the target, and for each class the count, the heat (0 to 5) and whether it is right."""
+    """A row of the matrix: the target, and for each class the count, the heat (0 to 5) and whether it is right.
 
-    number: int
+    `number` stands for the label at the head of its column; None where the label itself is short enough.
+    """
+
+    number: int | None
     label: str
     cells: tuple[tuple[int, int, bool], ...]
 
@@ -87,10 +91,11 @@ def heat_rows(confusion: Confusion) -> list[HeatRow]:
     """The matrix of a single-label task, each cell's heat its share of the row; empty where there are too many classes."""
     if len(confusion.labels) > MOST_CLASSES:
         return []
-    rows = []
+    rows, short = [], are_short(confusion.labels)
     for i, (label, counts) in enumerate(zip(confusion.labels, confusion.counts, strict=False)):
         total = max(1, sum(counts))
-        rows.append(HeatRow(i + 1, label, tuple((count, _heat(count / total), i == j) for j, count in enumerate(counts))))
+        number = None if short else i + 1
+        rows.append(HeatRow(number, label, tuple((count, _heat(count / total), i == j) for j, count in enumerate(counts))))
     return rows
 
 
