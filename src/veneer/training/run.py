@@ -45,8 +45,6 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console = console or Console(stderr=True)
     folder = _run_folder(config, resume)
     material = read_material(config)
-    if material.warnings:
-        console.print(render_problems(material.warnings), markup=False, highlight=False)
     setting = _prepare(config, folder, material, resume)
     job = make_job(
         setting.model,
@@ -201,6 +199,8 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     tracker.say(f"data: {sizes} texts; {len(setting.material.labels)} labels, {setting.material.task.name}")
     if setting.material.corrected:
         tracker.say(f"{setting.material.corrected:,} training rows have labels of {setting.config.data.corrections}")
+    if setting.material.warnings:
+        tracker.say(render_problems(setting.material.warnings))
     for name, split in splits.items():
         if split.texts.cut:
             share = split.texts.cut / len(split)
