@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -203,6 +204,11 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
 
 
+def resume_command(folder: Path) -> str:
+    """The command that goes on with the unfinished run in a folder, quoted so that it can be copied."""
+    return f"veneer train --out {shlex.quote(str(folder))} --resume"
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file at once: readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.writing")
@@ -295,7 +301,7 @@ def _read_tree(folder: Path) -> dict[str, Any]:
     path = folder / INFO_FILE
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} {_why_none(folder)}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {error}. {_COPY}") from None
@@ -337,7 +343,14 @@ def _why_none(folder: Path) -> str:
     if not folder.exists():
         return "does not exist. Fix: the folder that training wrote, as its --out or its last lines name it"
     if (folder / "checkpoints").is_dir():
-        return f"holds an unfinished run. Fix: veneer train --out {folder} --resume"
+        return f"holds an unfinished run. Fix: {resume_command(folder)}"
+    if not folder.is_dir():
+        return "is a file, not a run folder. Fix: the folder that training wrote"
+    if (folder / "config.json").is_file():
+        return (
+            f"is no run folder: it holds no {INFO_FILE}, but a plain transformers checkpoint, such as veneer merge writes. "
+            "Fix: the folder of the run itself; a merged checkpoint is used with transformers, as its README.md says"
+        )
     return f"is no run folder: it holds no {INFO_FILE}"
 
 

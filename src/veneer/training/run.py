@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer import lora
-from veneer.artifact import write_text
+from veneer.artifact import resume_command, write_text
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
 from veneer.config import RunConfig
 from veneer.config import load_config as load_run_config
@@ -66,11 +65,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
             result = finish(setting, job, progress, tracker)
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped"
-            raise Interrupted(f"{reason}. To go on: {_resume_command(folder)}") from None
+            raise Interrupted(f"{reason}. To go on: {resume_command(folder)}") from None
         except Exception as error:
             if (refusal := file_refusal(error)) is None or not has_checkpoint(folder):
                 raise
-            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {_resume_command(folder)}") from error
+            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {resume_command(folder)}") from error
     checkpoints.remove()
     return result
 
@@ -115,10 +114,6 @@ def free_folder(stem: Path) -> Path:
     if not stem.exists():
         return stem
     return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
-
-
-def _resume_command(folder: Path) -> str:
-    return f"veneer train --out {shlex.quote(str(folder))} --resume"
 
 
 def _open_folder(setting: Setting, resume: bool) -> None:
@@ -208,7 +203,7 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
     tracker.show(_parameter_table(model))
-    tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+    tracker.say(f"if it stops: {resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
 def _threads(count: int) -> str:
