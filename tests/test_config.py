@@ -89,7 +89,8 @@ def test_a_value_is_no_section() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"base: [", "is not valid YAML"),
+        (b"seed: 1\nbase: [", r"run\.yaml is not valid YAML: line 2, column 8: expected the node content, but found '<stream end>'$"),
+        (b"base: \x01", r"run\.yaml is not valid YAML: unacceptable character #x0001: special characters are not allowed$"),
         (b"- base\n- task\n", "must hold keys and values, not a list"),
         (b"base: \xff", "is not UTF-8 text"),
         (b"base: !!python/object:os.system x", "is not valid YAML"),

@@ -26,6 +26,7 @@ from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
@@ -289,12 +290,23 @@ def _fill(folder: Path, model: Classifier, adapter: lora.AdapterFile, labels: st
     try:
         lora.apply_adapter(model.network, adapter)
         share_inputs(model)
-        if model.head is not None:
-            model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
-        raise ArtifactError(f"{folder}, {labels}: {error}") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder / HEAD_FILE} does not fit {labels}: {' '.join(str(error).split())}") from None
+        raise ArtifactError(f"{folder}, {labels}: {error}. {_COPY}") from None
+    if model.head is not None:
+        _fill_head(model.head, folder / HEAD_FILE, labels)
+
+
+def _fill_head(head: nn.Linear, path: Path, labels: str) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} does not fit {labels}: {' '.join(str(error).split())}. {_COPY}") from None
+    wanted = {name: list(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        shapes = ["; ".join(f"{name} {shape}" for name, shape in sorted(those.items())) for those in (found, wanted)]
+        raise ArtifactError(f"{path} does not fit {labels}: it holds {shapes[0]}, but needed are {shapes[1]}. {_COPY}")
+    head.load_state_dict(tensors)
 
 
 def _read_tree(folder: Path) -> dict[str, Any]:
