@@ -5,6 +5,7 @@ Knows the run folder, the task and the batch loop; knows nothing of training or 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.tasks import PLAIN, TASKS, Calibration
+
+
+_log = logging.getLogger(__name__)  # what nobody listens to, Python writes on standard error
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Predictor:
     def logits(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None
     ) -> Tensor:
-        """`[N, C]` float32 logits of N texts.
+        """`[N, C]` float32 logits of N texts. How many of them are cut to the model's `max_length` is logged as a warning.
 
         Raises:
             InputError: a single string instead of a list of them, or the model wants pairs and there are none, or the other way
@@ -93,6 +97,8 @@ class Predictor:
         if len(texts) == 0:
             return torch.empty(0, len(self.info.labels))
         encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
+        if encoded.cut:
+            _log.warning("%d of %d texts are longer than %d tokens and cut", encoded.cut, len(texts), self.info.max_length)
         with self._model_in_use:
             return compute_logits(self._loaded.model, encoded, progress=progress)
 
