@@ -23,8 +23,9 @@ from veneer.artifact import sha256, sync_files, sync_folder
 from veneer.errors import ResumeError
 from veneer.model import Classifier
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEPT = 2
+_PLAN = "batch plan"
 
 
 @dataclass
@@ -65,7 +66,8 @@ class Checkpoints:
 
     Args:
         folder: of the run.
-        identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name.
+        identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name. `data` has of
+            each split its file, its number of rows and their fingerprint.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -112,7 +114,7 @@ class Checkpoints:
 
     def _own(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         state, tensors = self._newest()
-        if differences := _differences(state["identity"], self._identity):
+        if differences := _run_differences(state["identity"], self._identity):
             raise ResumeError(
                 f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  "
                 + "\n  ".join(differences)
@@ -134,7 +136,8 @@ class Checkpoints:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 if state["format_version"] != FORMAT_VERSION:
                     raise ResumeError(
-                        f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}"
+                        f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}. "
+                        "Fix: train again into another --out"
                     )
                 if sha256(folder / "state.safetensors") != state["sha256"]:
                     raise ValueError("its checksum is not the one saved")
@@ -184,6 +187,27 @@ def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress:
     torch.set_rng_state(tensors["rng/cpu"])
     if "rng/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+
+def _run_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What differs, a line each; the batch plan follows from the rest, and is told where it alone differs."""
+    before, now = saved.get("data", {}), current.get("data", {})
+    names = sorted(before.keys() | now.keys())
+    data = [line for name in names if (line := _data_difference(name, before.get(name), now.get(name))) is not None]
+    others = [{key: value for key, value in one.items() if key not in ("data", _PLAN)} for one in (saved, current)]
+    plan = [{_PLAN: one.get(_PLAN)} for one in (saved, current)]
+    return [*_differences(*others), *data] or _differences(*plan)
+
+
+def _data_difference(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
+    """How one split's file differs in its rows; where it lies does not count."""
+    if before is None or now is None:
+        return f"{name}: " + (f"no file now, it was {before['file']}" if before is not None else "a file now, there was none")
+    if before["fingerprint"] == now["fingerprint"]:
+        return None
+    if before["rows"] == now["rows"]:
+        return f"{name}: {now['file']} has {now['rows']:,} rows as before, but with other texts or labels"
+    return f"{name}: {now['file']} has {now['rows']:,} rows now, it had {before['rows']:,}"
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,7 @@ class Material:
         labels: the C labels.
         examples: name of a split -> its rows, before encoding.
         fingerprints: name of a file -> hash of its texts and labels.
+        rows: name of a file -> its rows, before anything is split off.
         warnings: what is odd, but can be trained on.
         corrected: training rows whose labels are those of a file of corrections.
     """
@@ -79,6 +80,7 @@ class Material:
     labels: LabelSet
     examples: dict[str, tuple[Example, ...]]
     fingerprints: dict[str, str]
+    rows: dict[str, int]
     warnings: tuple[Problem, ...]
     corrected: int = 0
 
@@ -137,6 +139,7 @@ def read_material(config: RunConfig) -> Material:
         labels,
         examples,
         {name: reading.fingerprint for name, reading in readings.items()},
+        {name: len(reading.examples) for name, reading in readings.items()},
         tuple(problems),
         corrected,
     )

@@ -176,7 +176,10 @@ def _identity(setting: Setting) -> dict[str, Any]:
     plan = describe_plan(lengths, setting.config.training.batch_size, setting.config.seed)
     return {
         "configuration": config,
-        "data": setting.material.fingerprints,
+        "data": {
+            name: {"file": getattr(setting.config.data, name), "rows": setting.material.rows[name], "fingerprint": found}
+            for name, found in setting.material.fingerprints.items()
+        },
         "labels": list(setting.material.labels),
         "base": setting.base_fingerprint,
         "batch plan": f"{plan} tokens={lengths.sum()}",
