@@ -29,7 +29,7 @@ def test_json_is_what_the_predictor_says(veneer: Callable[..., Any], single_run:
 
 def test_how_many_texts_are_cut_is_said_on_standard_error(single_run: Path) -> None:
     """In a process of its own: pytest's log handlers would take the message."""
-    command = [sys.executable, "-m", "veneer", "predict", str(single_run), "--json"]
+    command = [sys.executable, "-c", "from veneer.cli import main; main()", "predict", str(single_run), "--json"]
     done = subprocess.run(command, input="a film\n" + "bad " * 200 + "\n", capture_output=True, text=True, check=True)
     assert len(json.loads(done.stdout)) == 2
     assert done.stderr == "1 of 2 texts are longer than 128 tokens and cut\n"
