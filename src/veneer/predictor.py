@@ -22,7 +22,6 @@ from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.tasks import PLAIN, TASKS, Calibration
 
-
 _log = logging.getLogger(__name__)  # what nobody listens to, Python writes on standard error
 
 

@@ -230,7 +230,7 @@ def test_a_fix_can_be_copied_and_speaks_of_headers_only_where_there_are_some(tmp
     with pytest.raises(DataError, match=r"Fix: --text 'the text' --label 'what; kind'; in a file without a header"):
         read_examples(tmp_path / "rows.csv", Columns("the-text", None, ("what kind",)))
     (tmp_path / "rows.json").write_text('[{"sentence": "good", "label": 1}]')
-    with pytest.raises(DataError, match="Fix: --text sentence$"):
+    with pytest.raises(DataError, match=r"Fix: --text sentence$"):
         read_examples(tmp_path / "rows.json", Columns("sentense", None, ("label",)))
 
 

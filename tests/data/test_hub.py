@@ -15,6 +15,7 @@ from veneer.data import Columns, Reading, read_examples
 from veneer.errors import DataError
 
 Calls = list[tuple[tuple[str, ...], dict[str, Any]]]
+NOT_THERE = RepositoryNotFoundError("404", response=Response(404, request=Request("GET", "https://hub")))
 SST2 = Columns("sentence", None, ("label",))
 
 
@@ -108,7 +109,11 @@ def test_offline_is_an_error_of_ours() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "offline"),
-    [(None, False), (RepositoryNotFoundError("404", response=Response(404, request=Request("GET", "https://hub"))), False), (TimeoutError("silent"), True)],
+    [
+        (None, False),
+        (NOT_THERE, False),
+        (TimeoutError("silent"), True),
+    ],
 )
 def test_a_hub_that_does_not_answer_is_asked_once_and_then_the_cache(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, answer: Exception | None, offline: bool

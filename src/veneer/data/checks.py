@@ -37,8 +37,8 @@ def check_splits(
     """What is wrong with the splits of one data set, C classes being `labels`.
 
     Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only,
-    training labels that are no classes. Warnings: labels seen once or never in training, labels made of other labels, labels absent from dev, equal texts with other
-    labels, and texts of dev or test that are in train too.
+    training labels that are no classes. Warnings: labels seen once or never in training, labels made of other labels, labels
+    absent from dev, equal texts with other labels, and texts of dev or test that are in train too.
     """
     problems: list[Problem] = []
     for reading in (train, dev, test):
