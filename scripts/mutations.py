@@ -26,7 +26,7 @@ class Break(NamedTuple):
         file: below `src/veneer`.
         text: what stands there, once.
         wrong: what is put in its place.
-        test: below `tests/laws`; it must fail.
+        test: below `tests`; it must fail.
     """
 
     law: str
@@ -42,105 +42,105 @@ BREAKS = (
         "packing/batch.py",
         "positions = np.arange(first_position, first_position + len(starts)) - starts",
         "positions = np.arange(first_position, first_position + len(starts)) % 100",
-        "test_packing.py::test_logits_are_those_of_padded_and_of_alone",
+        "laws/test_packing.py::test_logits_are_those_of_padded_and_of_alone",
     ),
     Break(
         "texts do not see each other",
         "packing/batch.py",
         "runs.append((start, count, length))",
         "runs.append((start, 1, count * length))",
-        "test_packing.py::test_texts_do_not_see_each_other",
+        "laws/test_packing.py::test_texts_do_not_see_each_other",
     ),
     Break(
         "narrowed last layer = whole",
         "packing/attention.py",
         "first_text += run[1]",
         "first_text += 0",
-        "test_packing.py::test_the_last_layer_computes_the_pooled_tokens_alone",
+        "laws/test_packing.py::test_the_last_layer_computes_the_pooled_tokens_alone",
     ),
     Break(
         "fused = plain autograd",
         "lora/fused.py",
         "grad_x.addcmul_(grad_low @ down, mask)",
         "grad_x.add_(grad_low @ down)",
-        "test_fused.py::test_a_group_is_plain_autograd_in_float32",
+        "laws/test_fused.py::test_a_group_is_plain_autograd_in_float32",
     ),
     Break(
         "fused = PEFT's layer",
         "lora/fused.py",
         "down = _joined(a).mul(shape.scale).to(x.dtype)",
         "down = _joined(a).mul(shape.scale**2).to(x.dtype)",
-        "test_fused.py::test_a_layer_is_that_of_peft",
+        "laws/test_fused.py::test_a_layer_is_that_of_peft",
     ),
     Break(
         "the first layer's input has no gradient",
         "lora/fused.py",
         "            if wants_x:\n",
         "            if True:\n",
-        "test_fused.py::test_the_backward_pass_makes_the_products_of_its_formulas_and_no_other",
+        "laws/test_fused.py::test_the_backward_pass_makes_the_products_of_its_formulas_and_no_other",
     ),
     Break(
         "a frozen weight has no gradient",
         "lora/fused.py",
         "            if wanted[place + 1]:\n",
         "            _ = grad.t() @ dropped\n            if wanted[place + 1]:\n",
-        "test_fused.py::test_the_backward_pass_makes_the_products_of_its_formulas_and_no_other",
+        "laws/test_fused.py::test_the_backward_pass_makes_the_products_of_its_formulas_and_no_other",
     ),
     Break(
         "micro-batches add up",
         "training/loop.py",
         "job.objective).sum() / count",
         "job.objective).mean()",
-        "test_gradients.py::test_micro_batches_add_up_to_the_batch",
+        "training/test_loop.py::test_a_batch_cut_for_memory_has_the_same_gradient",
     ),
     Break(
         "merged = unmerged",
         "lora/merge.py",
         "merged = (original + (delta",
         "merged = (original - (delta",
-        "test_merge.py::test_merged_is_unmerged",
+        "laws/test_merge.py::test_merged_is_unmerged",
     ),
     Break(
         "unmerge restores exactly",
         "lora/merge.py",
         'nn.Parameter(layer.get_buffer("original_weight"),',
         "nn.Parameter((layer.weight.detach() - (layer.delta().T if layer.transposed else layer.delta())).to(layer.weight.dtype),",
-        "test_merge.py::test_unmerge_restores_exactly",
+        "laws/test_merge.py::test_unmerge_restores_exactly",
     ),
     Break(
         "ours in PEFT",
         "lora/peft_format.py",
         '"use_rslora": settings.scaling == "rslora",',
         '"use_rslora": False,',
-        "test_peft.py::test_scaling_and_chosen_layers",
+        "laws/test_peft.py::test_scaling_and_chosen_layers",
     ),
     Break(
         "PEFT's in ours",
         "lora/peft_format.py",
         'alpha=float(fields["lora_alpha"]),',
         'alpha=float(fields["r"]),',
-        "test_peft.py::test_peft_adapter_in_ours",
+        "laws/test_peft.py::test_peft_adapter_in_ours",
     ),
     Break(
         "reloaded = before",
         "artifact.py",
         "    head.load_state_dict(tensors)\n",
         "    del tensors\n",
-        "test_reload.py::test_a_fresh_process_gives_the_logits_of_memory",
+        "laws/test_reload.py::test_a_fresh_process_gives_the_logits_of_memory",
     ),
     Break(
         "resumed = uninterrupted",
         "training/checkpoint.py",
         '    torch.set_rng_state(tensors["rng/cpu"])\n',
         "",
-        "test_resume.py::test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been",
+        "laws/test_resume.py::test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been",
     ),
     Break(
         "same seed, same run",
         "training/setup.py",
         "    torch.manual_seed(config.seed)\n",
         "",
-        "test_seed.py",
+        "laws/test_seed.py",
     ),
 )
 
@@ -183,7 +183,7 @@ def _try(copy: Path, one: Break) -> str:
 
 def _run(copy: Path, tests: list[str]) -> int:
     """Run tests of the copy, on its source; pytest's exit code."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/laws/{test}" for test in tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
 
