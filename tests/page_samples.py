@@ -103,6 +103,7 @@ def _report(task: str, names: list[str], texts: int) -> dict[str, Any]:
             "seed": 42,
         },
         "data": {"fingerprints": {"train": "sha256:" + "0a1b2c3d" * 8, "dev": "sha256:" + "4e5f6071" * 8}},
+        "warnings": [{"message": "labels seen once: 2", "value": "joy, anger", "source": "train.csv", "row": 7}],
         "history": _history(rng),
         "verdict": verdict("effective"),
         "calibration": _calibration(len(names), multi, texts),

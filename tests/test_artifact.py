@@ -107,14 +107,15 @@ def test_another_label_count_is_refused(labels: list[str], folder: Path) -> None
     said = refusal(folder)
     assert f"{len(labels)} labels" in said
     assert "classifier.weight" in said
+    assert said.endswith("Fix: copy the whole folder again, or train again")
 
 
 def test_another_label_count_is_refused_by_our_own_head(tmp_path: Path, tiny_base: Base) -> None:
     folder = run(toy_config(tmp_path, tiny_base("bert"), training__epochs=1, pooling="mean")).folder
     edit(folder, labels=["bad", "fair", "good"])
     said = refusal(folder)
-    assert "head.safetensors does not fit" in said
-    assert "3 labels" in said
+    assert "head.safetensors does not fit 3 labels: it holds bias [2]; weight [2, 32], but needed are bias [3]" in said
+    assert said.endswith("Fix: copy the whole folder again, or train again")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
@@ -249,11 +250,16 @@ def test_a_base_that_says_otherwise_how_it_pools_is_refused(tmp_path: Path, tiny
 
 def test_what_is_no_run_folder_says_why(tmp_path: Path, tiny_base: Base) -> None:
     assert "does not exist" in refusal(tmp_path / "nowhere")
-    assert "is no run folder: it holds no veneer.json" in refusal(tiny_base("bert"))
-    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
-    assert f"holds an unfinished run. Fix: veneer train --out {tmp_path / 'stopped'} --resume" in refusal(tmp_path / "stopped")
-    (tmp_path / "file").write_text("x", encoding="utf-8")
-    assert "file" in refusal(tmp_path / "file")
+    said = refusal(tiny_base("bert"))  # as a merged folder is
+    assert "is no run folder: it holds no veneer.json, but a plain transformers checkpoint, such as veneer merge writes" in said
+    assert "Fix: the folder of the run itself" in said
+    (tmp_path / "stopped 1" / "checkpoints").mkdir(parents=True)
+    resume = f"Fix: veneer train --out '{tmp_path / 'stopped 1'}' --resume"
+    assert f"holds an unfinished run. {resume}" in refusal(tmp_path / "stopped 1")
+    (tmp_path / "file.csv").write_text("x", encoding="utf-8")
+    assert refusal(tmp_path / "file.csv").startswith(f"{tmp_path / 'file.csv'} is a file, not a run folder. Fix: ")
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "empty").endswith("is no run folder: it holds no veneer.json")
 
 
 def test_saving_again_over_a_folder_is_whole_or_unfinished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,11 @@ def test_a_value_is_no_section() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"base: [", "is not valid YAML"),
+        (
+            b"seed: 1\nbase: [",
+            r"run\.yaml is not valid YAML: line 2, column 8: expected the node content, but found",
+        ),
+        (b"base: \x01", r"run\.yaml is not valid YAML: unacceptable character #x0001: special characters are not allowed$"),
         (b"- base\n- task\n", "must hold keys and values, not a list"),
         (b"base: \xff", "is not UTF-8 text"),
         (b"base: !!python/object:os.system x", "is not valid YAML"),
@@ -129,6 +133,23 @@ def test_labels_may_look_like_numbers(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "data: {label_names: [0, 1]}\ntraining: {class_weights: {0: 1, 1: 2.5}}"))
     assert config.data.label_names == ["0", "1"]
     assert config.training.class_weights == {"0": 1.0, "1": 2.5}
+
+
+DESIGNED: dict[str, dict[str, object]] = {
+    "light": {"lora.rank": 4, "lora.target_modules": "query_value"},
+    "balanced": {"lora.rank": 8, "lora.alpha": 16.0, "lora.dropout": 0.1, "lora.target_modules": "auto"},
+    "strong": {"lora.rank": 16, "lora.alpha": 32.0, "lora.dropout": 0.1, "lora.target_modules": "auto"},
+    "regularised": {"lora.rank": 8, "lora.dropout": 0.25, "lora.target_modules": "auto", "training.weight_decay": 0.05},
+}
+
+
+def test_the_presets_are_those_designed() -> None:
+    assert PRESETS.keys() == DESIGNED.keys()
+    for preset, designed in DESIGNED.items():
+        config = values_of(load_config(None, {"lora.preset": preset}))
+        assert {key: config[key] for key in designed} == designed
+    assert values_of(RunConfig())["training.weight_decay"] < 0.05  # which is what regularises
+    assert values_of(load_config(None)) == values_of(load_config(None, {"lora.preset": "balanced"}))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

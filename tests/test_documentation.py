@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import BertForSequenceClassification
+from typer.main import get_command
 
-from toy_runs import run, toy_config
+from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer.artifact import load_artifact
+from veneer.cli import app
 from veneer.data import encode
 from veneer.inference import compute_logits
 from veneer.lora import lora_layers
@@ -23,6 +26,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 MAX_LENGTH = 4  # tokens: fewer than the snippets' texts have
+
+NOT_COMMANDS = [("mean", [])]  # a line of the benchmarks' tables
 
 Base = Callable[..., Path]
 
@@ -54,6 +59,55 @@ def test_every_relative_link_resolves(page: Path) -> None:
 def test_links_and_snippets_are_found() -> None:
     assert "docs/configuration.md" in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(PAGES) >= 6
+
+
+def command_lines() -> list[tuple[str, str, bool]]:
+    """Every `veneer …` of the pages as (page, command line, whether it stands in a block, and so is whole)."""
+    found = []
+    for page in PAGES:
+        name, text = str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")
+        for block in re.findall(r"```(?:bash|sh|console)?\n(.*?)```", text, re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(name, line.strip(), True) for line in lines if line.strip().startswith("veneer ")]
+        text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        found += [(name, line, False) for line in re.findall(r"`(veneer [^`]+)`", text)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line", "whole"), command_lines())
+def test_every_command_line_is_one_of_the_program(page: str, line: str, whole: bool) -> None:
+    _, name, *words = shlex.split(line, comments=True)
+    if (name, words) in NOT_COMMANDS:
+        return
+    program: Any = get_command(app)
+    assert name in program.commands
+    command = program.commands[name]
+    if whole:
+        command.make_context(name, words)  # parses, and runs nothing
+        return
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= flags
+
+
+def test_command_lines_are_found() -> None:
+    found = command_lines()
+    assert sum(whole for *_, whole in found) >= 8
+    assert {line.split()[1] for _, line, whole in found if whole} >= {"train", "predict", "evaluate", "calibrate", "doctor"}
+    with pytest.raises(Exception, match="No such option"):
+        test_every_command_line_is_one_of_the_program("", "veneer train --trian x.csv", True)
+
+
+class TestTheRunOfTheReadme:
+    def test_it_trains_loads_and_predicts(self, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [{"review": row["text"], "sentiment": row["label"]} for row in toy_rows(40)]
+        write_csv(tmp_path / "reviews.csv", rows)
+        monkeypatch.chdir(tmp_path)
+        code = snippet("README.md", "veneer.load(")
+        made = execute(code, {"minilm": str(tiny_base("bert")), 'model.predict(["': 'said = model.predict(["'}, tmp_path)
+        assert (tmp_path / "runs" / "reviews" / "veneer.json").is_file()
+        (prediction,) = made["said"]
+        assert prediction.scores.keys() == {"good", "bad"}
+        assert prediction.labels in {("good",), ("bad",)}
 
 
 class TestTheLoraSnippetOfTheReadme:

@@ -44,6 +44,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> Path:
     return run(toy_config(place, tiny_base("bert"), training__epochs=1, data__pair="other")).folder
 
 
+def test_texts_that_are_cut_are_counted_aloud(single: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = veneer.load(single)
+    predictor.predict(["good", "bad " * 7])
+    assert caplog.messages == []
+    predictor.predict(TEXTS)
+    assert caplog.messages == ["2 of 8 texts are longer than 40 tokens and cut"]
+
+
 def test_a_prediction_a_text_in_their_order(single: Path) -> None:
     """Texts are sorted by length for the batches; each comes back in its place, as if it were alone."""
     predictor = veneer.load(single, precision="fp32")

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -28,6 +29,7 @@ from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
@@ -238,6 +240,11 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
 
 
+def resume_command(folder: Path) -> str:
+    """The command that goes on with the unfinished run in a folder, quoted so that it can be copied."""
+    return f"veneer train --out {shlex.quote(str(folder))} --resume"
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file at once: readers see the old or the new one."""
     temporary = path.with_name(f".{path.name}.writing")
@@ -311,19 +318,30 @@ def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, bas
 def _fill(folder: Path, model: Classifier, stored: Stored, labels: str) -> None:
     try:
         stored.fill(model)
-        if model.head is not None:
-            model.head.load_state_dict(load_file(folder / HEAD_FILE))
     except LoraError as error:
-        raise ArtifactError(f"{folder}, {labels}: {error}") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{folder / HEAD_FILE} does not fit {labels}: {' '.join(str(error).split())}") from None
+        raise ArtifactError(f"{folder}, {labels}: {error}. {_COPY}") from None
+    if model.head is not None:
+        _fill_head(model.head, folder / HEAD_FILE, labels)
+
+
+def _fill_head(head: nn.Linear, path: Path, labels: str) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} does not fit {labels}: {' '.join(str(error).split())}. {_COPY}") from None
+    wanted = {name: list(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        shapes = ["; ".join(f"{name} {shape}" for name, shape in sorted(those.items())) for those in (found, wanted)]
+        raise ArtifactError(f"{path} does not fit {labels}: it holds {shapes[0]}, but needed are {shapes[1]}. {_COPY}")
+    head.load_state_dict(tensors)
 
 
 def _read_tree(folder: Path) -> dict[str, Any]:
     path = folder / INFO_FILE
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} {_why_none(folder)}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {error}. {_COPY}") from None
@@ -370,7 +388,14 @@ def _why_none(folder: Path) -> str:
     if not folder.exists():
         return "does not exist. Fix: the folder that training wrote, as its --out or its last lines name it"
     if (folder / "checkpoints").is_dir():
-        return f"holds an unfinished run. Fix: veneer train --out {folder} --resume"
+        return f"holds an unfinished run. Fix: {resume_command(folder)}"
+    if not folder.is_dir():
+        return "is a file, not a run folder. Fix: the folder that training wrote"
+    if (folder / "config.json").is_file():
+        return (
+            f"is no run folder: it holds no {INFO_FILE}, but a plain transformers checkpoint, such as veneer merge writes. "
+            "Fix: the folder of the run itself; a merged checkpoint is used with transformers, as its README.md says"
+        )
     return f"is no run folder: it holds no {INFO_FILE}"
 
 

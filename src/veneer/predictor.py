@@ -5,6 +5,7 @@ Knows the run folder, the task and the batch loop; knows nothing of training or 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from veneer.inference import compute_logits
 from veneer.methods import METHODS
 from veneer.model import share_frozen
 from veneer.tasks import PLAIN, TASKS, Calibration
+
+_log = logging.getLogger(__name__)  # what nobody listens to, Python writes on standard error
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Predictor:
     def logits(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, progress: Callable[[int], None] | None = None
     ) -> Tensor:
-        """`[N, C]` float32 logits of N texts.
+        """`[N, C]` float32 logits of N texts. How many of them are cut to the model's `max_length` is logged as a warning.
 
         Raises:
             InputError: a single string instead of a list of them, or the model wants pairs and there are none, or the other way
@@ -150,6 +153,8 @@ class Predictor:
         if isinstance(self._loaded, Ensemble):
             return self._loaded.logits(texts, pairs, progress)
         encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
+        if encoded.cut:
+            _log.warning("%d of %d texts are longer than %d tokens and cut", encoded.cut, len(texts), self.info.max_length)
         with self._model_in_use:
             return compute_logits(self._loaded.model, encoded, progress=progress)
 

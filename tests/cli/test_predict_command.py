@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,14 @@ def test_json_is_what_the_predictor_says(veneer: Callable[..., Any], single_run:
     (prediction,) = load(single_run).predict([TEXTS[0]])
     expected = {"text": TEXTS[0], "labels": list(prediction.labels), "scores": prediction.scores}
     assert (result.code, json.loads(result.out)) == (0, [expected])
+
+
+def test_how_many_texts_are_cut_is_said_on_standard_error(single_run: Path) -> None:
+    """In a process of its own: pytest's log handlers would take the message."""
+    command = [sys.executable, "-c", "from veneer.cli import main; main()", "predict", str(single_run), "--json"]
+    done = subprocess.run(command, input="a film\n" + "bad " * 200 + "\n", capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == 2
+    assert done.stderr == "1 of 2 texts are longer than 128 tokens and cut\n"
 
 
 def test_standard_input_has_a_text_a_line(veneer: Callable[..., Any], single_run: Path) -> None:

@@ -56,6 +56,18 @@ def test_labels_seen_once_or_never() -> None:
     assert (found["label-not-in-train"].severity, found["label-not-in-train"].value) == ("warning", "never")
 
 
+def test_a_column_that_holds_no_classes() -> None:
+    def kinds(labels: list[str]) -> set[str]:
+        rows = [(f"text {i}", label) for i, label in enumerate(labels)]
+        return {kind for kind, problem in check(rows, labels=LabelSet.from_labels(labels)).items() if problem.severity == "error"}
+
+    assert kinds([f"id {i}" for i in range(60)]) == {"labels-are-no-classes"}
+    assert kinds([f"{i % 25 / 10}" for i in range(100)]) == {"labels-are-no-classes"}  # quantities
+    assert kinds([f"{i % 25 / 10}" for i in range(250)]) == set()  # codes such as 1.1: ten rows of each
+    assert kinds([f"id {i % 40}" for i in range(60)]) == set()  # many rare classes, but half of them more than once
+    assert kinds([f"id {i}" for i in range(19)]) == set()
+
+
 def test_labels_that_dev_lacks() -> None:
     problem = check(TRAIN, [("nice", "pos")])["label-not-in-dev"]
     assert (problem.severity, problem.source, problem.value) == ("warning", "dev.csv", "neg")

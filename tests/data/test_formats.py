@@ -219,8 +219,19 @@ def test_a_missing_column_lists_those_there_are_and_the_nearest(tmp_path: Path) 
 
 def test_a_csv_of_semicolons_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("sentence;label\ngood;1\n")
-    with pytest.raises(DataError, match="separated by semicolons, not commas"):
+    with pytest.raises(DataError, match="separated by semicolons, not commas") as refused:
         read_examples(tmp_path / "rows.csv", COLUMNS)
+    assert str(refused.value).count("Fix: ") == 1  # and none that names a column with a semicolon in it
+    assert "--label" not in str(refused.value)
+
+
+def test_a_fix_can_be_copied_and_speaks_of_headers_only_where_there_are_some(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("the text,what; kind\ngood,1\n")
+    with pytest.raises(DataError, match=r"Fix: --text 'the text' --label 'what; kind'; in a file without a header"):
+        read_examples(tmp_path / "rows.csv", Columns("the-text", None, ("what kind",)))
+    (tmp_path / "rows.json").write_text('[{"sentence": "good", "label": 1}]')
+    with pytest.raises(DataError, match=r"Fix: --text sentence$"):
+        read_examples(tmp_path / "rows.json", Columns("sentense", None, ("label",)))
 
 
 def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:

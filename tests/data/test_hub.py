@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from veneer.data import Columns, Reading, read_examples
 from veneer.errors import DataError
 
 Calls = list[tuple[tuple[str, ...], dict[str, Any]]]
+NOT_THERE = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # without the answer of an HTTP library, whichever there is
 SST2 = Columns("sentence", None, ("label",))
 
 
@@ -99,5 +102,34 @@ def test_a_malformed_address_is_refused_without_asking(calls: Calls, address: st
 
 
 def test_offline_is_an_error_of_ours() -> None:
-    with pytest.raises(DataError, match="cannot be loaded"):
-        read_examples("hub:a-data-set-that-is-not-in-any-cache", SST2)
+    with pytest.raises(DataError, match=r"cannot be loaded: there is no connection to the hub.*Fix: connect once"):
+        read_examples("hub:a-data-set/that-is-not-in-any-cache", SST2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "offline"),
+    [(None, False), (NOT_THERE, False), (TimeoutError("silent"), True)],
+)
+def test_a_hub_that_does_not_answer_is_asked_once_and_then_the_cache(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, answer: Exception | None, offline: bool
+) -> None:
+    asked: list[tuple[str, float]] = []
+    modes: list[bool] = []
+    load_dataset = datasets.load_dataset
+
+    def dataset_info(name: str, timeout: float) -> None:
+        asked.append((name, timeout))
+        if answer is not None:
+            raise answer
+
+    def load(*path: str, **options: Any) -> datasets.Dataset:
+        modes.append(datasets.config.HF_HUB_OFFLINE)
+        return load_dataset(*path, **options)
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert len(read_examples("hub:stanfordnlp/imdb", SST2).examples) == 2
+    assert asked == [("stanfordnlp", 5.0)]
+    assert modes == [offline, offline]
+    assert datasets.config.HF_HUB_OFFLINE is False

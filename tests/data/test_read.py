@@ -12,6 +12,7 @@ import pytest
 
 from veneer.data import Columns, count_labels, fingerprint, read_examples
 from veneer.data.types import Example
+from veneer.errors import ConfigError
 
 Find = Callable[[str], Path]
 PAIRS = Columns("sentence1", "sentence2", ("label",))
@@ -31,6 +32,28 @@ def test_empty_texts_and_pairs_are_told_by_column(tmp_path: Path) -> None:
     found = [(p.severity, p.kind, p.row, p.column, p.count) for p in reading.problems]
     assert found == [("error", "empty-text", 2, "sentence1", 2), ("error", "empty-text", 3, "sentence2", 1)]
     assert [(example.text, example.pair, example.row) for example in reading.examples] == [("a", "b", 1), ("c", "d", 5)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "flags"),
+    [
+        (Columns("review", "review", ("label",)), "--text and by --pair"),
+        (Columns("review", None, ("review",)), "--text and by --label"),
+        (Columns("review", None, (0,)), "--text and by --label"),
+        (Columns("review", "label", ("label",)), "--pair and by --label"),
+        (Columns("review", None, ("label", 1)), "--label and by --label"),
+    ],
+)
+def test_a_column_has_one_role(columns: Columns, flags: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("review,label\na,b\n")
+    with pytest.raises(ConfigError, match=rf"rows\.csv: column '\w+' is named by {flags} too\. Fix: "):
+        read_examples(tmp_path / "rows.csv", columns)
+
+
+def test_a_file_to_predict_may_have_its_texts_where_others_have_labels(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("review,label\na,b\n")
+    reading = read_examples(tmp_path / "rows.csv", Columns("label", None, ("label",)), require_labels=False)
+    assert [example.text for example in reading.examples] == ["b"]
 
 
 def test_cells_that_are_no_text_are_told(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ FACTS = RunFacts(
     versions={"torch": "2.13.0"},
     configuration={"seed": 42, "training": {"epochs": 3}},
     fingerprints={"train": "sha256:0"},
+    warnings=[{"kind": "label-seen-once", "source": "train.csv", "message": "labels that only one training row has: 1"}],
     history=[{"kind": "step", "step": 1, "loss": 0.5}, {"kind": "evaluation", "step": 1, "split": "dev", "loss": 0.4}],
 )
 NOTHING = Findings(None, None, None)
@@ -57,6 +58,7 @@ def test_the_report_is_json_and_holds_every_fact():
         "versions": {"torch": "2.13.0"},
         "configuration": {"seed": 42, "training": {"epochs": 3}},
         "data": {"fingerprints": {"train": "sha256:0"}},
+        "warnings": list(FACTS.warnings),
         "history": list(FACTS.history),
         "calibrated_since": False,
         "dev_rescored": False,

@@ -7,6 +7,7 @@ of the largest value, against the same arithmetic in float32.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from veneer.lora.fused import Factors, lora_linear_group, plain_lora_linear
+from veneer.lora.fused import Factors, lora_linear_group
 from veneer.lora.layer import LoraLinear, SharedInput
 from veneer.packing import Segments
 from veneer.packing.attention import _GroupedAttention
@@ -90,6 +92,14 @@ def plain_group(x: Tensor, layers: tuple[Factors, ...], mask: Tensor | None) -> 
     return tuple(plain_lora_linear(x, layer, mask) for layer in layers)
 
 
+def plain_lora_linear(x: Tensor, layer: Factors, mask: Tensor | None) -> Tensor:
+    """`W x + b + s·B(A·(x∘mask))` by plain autograd."""
+    weight = layer.weight.t() if layer.transposed else layer.weight
+    base = nn.functional.linear(x, weight, layer.bias)
+    dropped = x if mask is None else x * mask
+    return base + (dropped @ layer.a.to(x.dtype).t()) @ layer.b.to(x.dtype).t() * layer.scale
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dropped", [False, True])
@@ -124,8 +134,34 @@ def test_nothing_of_the_size_of_a_weight_is_made_for_a_frozen_one() -> None:
     assert layer.bias is not None
     assert layer.bias.grad is None
     assert layer.a.grad is not None
-    first_layer = lora_linear_group(x.detach(), (layer,), None)[0]  # a first layer's input asks for no gradient
-    first_layer.sum().backward()
+
+
+class Products(TorchDispatchMode):
+    """Counts the shapes of the results of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "mm" in func.__name__:
+            self.shapes[tuple(result.shape)] += 1
+        return result
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("wants_x", [False, True])
+def test_the_backward_pass_makes_the_products_of_its_formulas_and_no_other(transposed: bool, wants_x: bool) -> None:
+    """In particular none of the size of a frozen weight, nor the input's gradient for a first layer, which nobody reads."""
+    rows, layers = 11, make_layers(3, transposed=transposed)  # of outputs 4, 3 and 2
+    outputs = lora_linear_group(draw(rows, WIDTH, grad=wants_x), layers, (torch.rand(rows, WIDTH) > 0.3).double())
+    with Products() as products:
+        torch.autograd.backward(outputs, [torch.randn_like(output) for output in outputs])
+    expected = Counter({(rows, RANK): 3, (RANK, 4): 1, (RANK, 3): 1, (RANK, 2): 1, (3 * RANK, WIDTH): 1})  # gB, ∂B each, ∂A
+    if wants_x:
+        expected[rows, WIDTH] = 4  # gW of each, and s·(gB A)
+    assert products.shapes == expected
 
 
 class Multiply(nn.Module):

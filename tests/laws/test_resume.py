@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import veneer.training.run as training_run
 from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows, write_csv
 from veneer.cli import main
 from veneer.config import RunConfig, load_config
@@ -300,7 +301,6 @@ def test_a_checkpoint_of_a_model_with_another_head_is_refused(
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "batch size": ({"training__batch_size": 6}, "configuration.training.batch_size: was 4, is 6"),
-    "batch plan": ({"training__batch_size": 6}, 'batch plan: was "shuffle-sort-shuffle window=50 batch_size=4'),
     "seed": ({"seed": 7}, "configuration.seed: was 42, is 7"),
     "learning rate": ({"training__learning_rate": 1e-3}, "configuration.training.learning_rate: was 0.005, is 0.001"),
     "rank": ({"lora__rank": 2}, "configuration.lora.rank: was 4, is 2"),
@@ -354,18 +354,38 @@ def test_other_data_another_base_and_another_place_of_either(stopped: RunConfig,
     write_csv(tmp_path / "dev.csv", dev)
     write_csv(tmp_path / "train.csv", [{**rows[0], "text": rows[0]["text"] + "s"}, *rows[1:]])
     settings = {"training__epochs": 1, "out": stopped.out}
-    with pytest.raises(ResumeError, match=r'data\.train: was "[0-9a-f]+", is "[0-9a-f]+"'):
+    said = rf"\n  train: {tmp_path}/train\.csv has 42 rows as before, but with other texts or labels\n  Fix: "  # and nothing else
+    with pytest.raises(ResumeError, match=said):
         run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
     write_csv(tmp_path / "train.csv", [{**rows[0], "label": "bad"}, *rows[1:]])
-    with pytest.raises(ResumeError, match=r'data\.train: was "'):
+    with pytest.raises(ResumeError, match=said):
         run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
     write_csv(tmp_path / "train.csv", rows)
     write_csv(tmp_path / "dev.csv", dev[:-1])
-    with pytest.raises(ResumeError, match=r'data\.dev: was "'):
+    with pytest.raises(ResumeError, match=rf"\n  dev: {tmp_path}/dev\.csv has 11 rows now, it had 12\n  Fix: "):
         run(toy_config(tmp_path, tiny_base("bert"), **settings), resume=True)
     write_csv(tmp_path / "dev.csv", dev)
     with pytest.raises(ResumeError, match=r'base: was "sha256:'):
         run(toy_config(tmp_path, tiny_base("electra"), **settings), resume=True)
+
+
+def test_a_file_more_or_less(stopped: RunConfig, tiny_base: Base) -> None:
+    """Without a dev file the same rows would be split."""
+    place = Path(stopped.out or "").parent
+    for changes, said in (
+        ({"data__test": str(place / "dev.csv")}, "\n  test: a file now, there was none"),
+        ({"data__dev": None}, rf"\n  dev: no file now, it was {place}/dev\.csv"),
+    ):
+        with pytest.raises(ResumeError, match=said):
+            run(toy_config(place, tiny_base("bert"), training__epochs=1, **changes), resume=True)
+
+
+def test_another_batch_plan_is_told_where_nothing_else_differs(
+    stopped: RunConfig, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "describe_plan", lambda *settings: "another plan")
+    with pytest.raises(ResumeError, match=r'cannot be resumed\n  batch plan: was "shuffle-sort.*, is "another plan tokens=\d+"'):
+        run(toy_config(Path(stopped.out or "").parent, tiny_base("bert"), training__epochs=1), resume=True)
 
 
 def test_the_same_data_elsewhere_and_other_checkpoints_resume(

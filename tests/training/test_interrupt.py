@@ -12,12 +12,13 @@ from veneer.training.interrupt import Interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks(number: signal.Signals) -> None:
+def test_the_first_signal_asks_and_says_so_at_once(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     with Interrupt() as interrupt:
         assert not interrupt.asked
         signal.raise_signal(number)
         assert interrupt.asked
+        assert capfd.readouterr().err == "\nstopping after this step; once more to stop at once\n"
         assert {one: signal.getsignal(one) for one in before} == before
     assert {one: signal.getsignal(one) for one in before} == before
 

@@ -80,6 +80,24 @@ def test_too_few_rows_to_split_are_told(tmp_path: Path) -> None:
         material(tmp_path, data__train=str(tmp_path / "two.csv"), data__dev=None)
 
 
+def test_too_few_rows_to_split_come_with_the_problems_that_say_why(tmp_path: Path) -> None:
+    rows = [{"text": f"the film was seen {i} times", "label": f"label {i}"} for i in range(8)]
+    write_csv(tmp_path / "each.csv", rows)
+    with pytest.raises(DataError) as refused:
+        material(tmp_path, data__train=str(tmp_path / "each.csv"), data__dev=None)
+    said = str(refused.value)
+    assert "each.csv: 8 rows are too few to split off dev" in said
+    assert "labels that only one training row has: 8 [label-seen-once]" in said
+
+
+def test_a_label_column_that_holds_no_classes_stops_before_anything_is_split(tmp_path: Path) -> None:
+    rows = [{"text": f"the film was seen {i} times", "label": f"{i / 7:.4f}"} for i in range(60)]
+    write_csv(tmp_path / "scores.csv", rows)
+    for dev in (None, str(tmp_path / "scores.csv")):
+        with pytest.raises(DataError, match=r"column 'label'.*60 different labels in 60 rows.*\[labels-are-no-classes\]"):
+            material(tmp_path, data__train=str(tmp_path / "scores.csv"), data__dev=dev)
+
+
 def test_the_task_is_that_of_the_file(tmp_path: Path) -> None:
     read = material(tmp_path)
     assert (read.task.name, read.labels.names, read.pair) == ("single_label", ("bad", "good"), False)

@@ -104,7 +104,11 @@ def test_the_log_and_the_console(finished: tuple[TrainingResult, str]) -> None:
     assert log.index("LoRA, 13 layers") < log.index("if it stops: ") < log.index("step 3/44")
     assert "loaded again, logits of 16 texts are the same" in log
     assert "padded" not in log
-    assert "42 of 42 dev rows have a text that" in shown
+    for text in (log, shown):
+        assert "42 of 42 dev rows have a text that is in the training rows too [train-dev-duplicates]" in text  # on one line
+    (warning,) = [one for one in result.report["warnings"] if one["kind"] == "train-dev-duplicates"]
+    assert (warning["severity"], warning["count"], warning["rows"]) == ("warning", 42, [1, 2, 3, 4, 5])
+    assert "42 of 42 dev rows have a text that" in (result.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_configuration_is_resolved_and_makes_the_run_again(finished: tuple[TrainingResult, str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def test_the_bar_shows_the_numbers_on_a_terminal_and_nothing_elsewhere(tmp_path:
                 tracker._bar.refresh()
         said = console.file.getvalue()  # type: ignore[attr-defined]
         if terminal:
+            assert re.search(r"(\d+:\d\d|--):(\d\d|--)", said)  # time left
             for shown in ("5/10", "loss 0.500", "lr 1.0e-03", "grad 2.00", "100 texts/s"):
                 assert shown in said
         else:

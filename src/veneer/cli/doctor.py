@@ -159,7 +159,7 @@ def _machine() -> Iterator[Line]:
     import torch
 
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    yield Line(True, "processor", f"{cores} cores; torch computes with {threads} threads")
+    yield Line(True, "processor", f"{_count(cores, 'core')}; torch computes with {_count(threads, 'thread')}")
     if memory := _memory():
         small = memory < SMALL_MEMORY
         fix = "close other programs, or --batch-size 8" if small else ""
@@ -168,6 +168,10 @@ def _machine() -> Iterator[Line]:
         yield Line(True, "GPU", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     else:
         yield Line(None, "GPU", "none; everything runs on the processor")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _memory() -> float | None:

@@ -15,6 +15,8 @@ from veneer.data.types import Example
 from veneer.labels import LabelSet, shorten
 
 SEPARATORS = "|;,/"  # usual ones between labels in a cell
+FEWEST_ROWS = 20  # below it, as many labels as rows say nothing
+ROWS_OF_A_CLASS = 10  # on average; numbers with fractions that have fewer are quantities
 
 Key = tuple[str, str | None]
 
@@ -34,9 +36,9 @@ def check_splits(
 ) -> tuple[Problem, ...]:
     """What is wrong with the splits of one data set, C classes being `labels`.
 
-    Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only.
-    Warnings: labels seen once or never in training, labels made of other labels, labels absent from dev, equal texts with other
-    labels, and texts of dev or test that are in train too, with the same labels or with others.
+    Errors: a label that is not in `labels`, several labels a row or none in a single-label task, training rows of one class only,
+    training labels that are no classes. Warnings: labels seen once or never in training, labels made of other labels, labels
+    absent from dev, equal texts with other labels, and texts of dev or test that are in train too, labelled alike or not.
     """
     problems: list[Problem] = []
     for reading in (train, dev, test):
@@ -78,6 +80,8 @@ def check_labels(reading: Reading, labels: LabelSet, multi_label: bool) -> tuple
 def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
     log = ProblemLog(train.source)
     counts = count_labels(train.examples)
+    if (no_classes := why_no_classes(train)) is not None:
+        log.add(no_classes, column=train.label_column, value=shorten(labels))
     if train.examples and len({frozenset(example.labels) for example in train.examples}) < 2:
         only = ", ".join(train.examples[0].labels)
         flaw = Flaw("one-class", f"all {len(train.examples):,} training rows have the same label", "add rows with other labels")
@@ -100,6 +104,38 @@ def _check_train(train: Reading, labels: LabelSet) -> tuple[Problem, ...]:
     _check_joined(labels, log)
     _check_conflicts(train, log)
     return log.problems()
+
+
+def why_no_classes(train: Reading) -> Flaw | None:
+    """What the label column holds instead of classes: nearly a label a row, or quantities; None where it holds classes."""
+    counts = count_labels(train.examples)
+    rows, labels = len(train.examples), len(counts)
+    once = sum(count == 1 for count in counts.values())
+    quantities = labels >= FEWEST_ROWS and labels * ROWS_OF_A_CLASS > rows and _are_quantities(counts)
+    if not quantities and (rows < FEWEST_ROWS or labels * 2 <= rows or once < 0.9 * labels):
+        return None
+    what = "numbers with fractions" if quantities else "nearly a label a row"
+    message = f"the label column holds {labels:,} different labels in {rows:,} rows, {what}: these are no classes"
+    fix = "see whether --label names the right column; put quantities into classes such as low and high first"
+    return Flaw("labels-are-no-classes", message, fix)
+
+
+def is_whole(label: str) -> bool:
+    """Whether a label is written as a whole number."""
+    return label.removeprefix("-").isdecimal()
+
+
+def _are_quantities(labels: Iterable[str]) -> bool:
+    labels = list(labels)
+    return all(map(_is_number, labels)) and not all(map(is_whole, labels))
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_joined(labels: LabelSet, log: ProblemLog) -> None:

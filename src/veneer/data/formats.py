@@ -130,7 +130,7 @@ def _delimited(records: list[list[str]], lines: list[int], source: str, columns:
             continue
         flaw = Flaw("column-count", f"the row has not the {width} cells of the {'header' if header else 'first row'}", fix)
         log.add(flaw, row=row, line=line, value=f"{len(record)} cells: {' | '.join(record)}")
-    return Table(source, names, lambda i: [record[i] for record in kept], rows, begins, log.problems(), hint)
+    return Table(source, names, lambda i: [record[i] for record in kept], rows, begins, log.problems(), header=True, hint=hint)
 
 
 def _has_header(records: list[list[str]], columns: Columns) -> bool:

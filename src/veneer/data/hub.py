@@ -5,13 +5,15 @@ Knows how hub addresses are written; runs no code from the hub.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from veneer.data.table import Table
 from veneer.errors import DataError
 
 PREFIX = "hub:"
+_HUB_TIMEOUT = 5.0  # seconds
 
 
 def load_hub(address: str, default_split: str) -> Table:
@@ -51,15 +53,48 @@ def _load(address: str, readings: list[tuple[str, ...]], split: str) -> Any:
     import datasets  # a second to load
     from datasets.exceptions import DatasetsError
 
-    failures = []
-    for reading in readings:
-        try:
-            return datasets.load_dataset(*reading, split=split)
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            # not found, not reached, no such subset, no such split; a repository that wants to run code is a RuntimeError
-            failures.append(f"  as {' / '.join(reading)}: {_first_line(error)}")
-    fix = "check the name, the subset and the split, or give a file"
-    raise DataError("\n".join([f"{address}: split '{split}' cannot be loaded", *failures, f"  Fix: {fix}"]))
+    failures: list[tuple[str, Exception]] = []
+    with _offline_unless_reached(readings[0][0]):
+        for reading in readings:
+            try:
+                return datasets.load_dataset(*reading, split=split)
+            except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+                # not found, not reached, no such subset, no such split; a repository that wants to run code is a RuntimeError
+                failures.append((" / ".join(reading), error))
+    said = f"{address}: split '{split}' cannot be loaded"
+    if all(isinstance(error, ConnectionError) for _, error in failures):
+        raise DataError(
+            f"{said}: there is no connection to the hub, and the data set is not in its cache. "
+            "Fix: connect once, so that it is cached, or give a file"
+        )
+    tried = [f"  as {reading}: {_first_line(error)}" for reading, error in failures]
+    raise DataError("\n".join([said, *tried, "  Fix: check the name, the subset and the split, or give a file"]))
+
+
+@contextmanager
+def _offline_unless_reached(name: str) -> Iterator[None]:
+    """Where the hub does not answer, `datasets` looks into its cache alone: it would try for a minute, and say so on each try."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not _is_reached(name)
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _is_reached(name: str) -> bool:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        huggingface_hub.dataset_info(name, timeout=_HUB_TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):  # it answers, or will not be asked: `datasets` says why
+        return True
+    except Exception:  # the HTTP library behind the hub's client, and so its errors, differs between versions
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,8 @@ Knows how problems are grouped, shown and raised; does not know what makes a row
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from veneer.errors import DataError
 
@@ -44,6 +44,10 @@ class Problem:
     count: int = 1
     rows: tuple[int, ...] = ()
     line: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"rows": list(self.rows)}
 
 
 class Flaw(NamedTuple):

@@ -16,6 +16,8 @@ from veneer.data.label_cells import LabelColumn, RowLabels, label_name, read_lab
 from veneer.data.problems import Flaw, Problem, ProblemLog
 from veneer.data.table import Table, find_column, missing_columns, note
 from veneer.data.types import Columns, Example
+from veneer.errors import ConfigError
+from veneer.labels import shorten
 
 _EMPTY = Flaw("empty-text", "the text is empty", "fill it in or remove the row")
 _NO_ROWS = Flaw("no-rows", "there are no rows below the header", "give at least one row")
@@ -51,6 +53,7 @@ def read_examples(source: str | Path, columns: Columns, *, default_split: str = 
 
     Raises:
         DataError: the source as a whole cannot be read: missing, of unknown format or encoding, or without such columns.
+        ConfigError: one column is named for two of text, pair and labels.
     """
     hub = isinstance(source, str) and source.startswith(PREFIX)
     table = load_hub(str(source), default_split) if hub else load_file(Path(source), columns)
@@ -106,7 +109,23 @@ def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, in
     missing += [("slices", column) for column, place in zip(columns.slices, slices, strict=True) if place is None]
     if text is None or missing:
         raise missing_columns(table, missing)
-    return text, pair, [place for place in labels if place is not None], [place for place in slices if place is not None]
+    there = [place for place in labels if place is not None]
+    if require_labels:  # a file to predict need not have them, and may use their name for something else
+        _check_roles(table, [("--text", text), ("--pair", pair), *(("--label", place) for place in there)])
+    return text, pair, there, [place for place in slices if place is not None]
+
+
+def _check_roles(table: Table, roles: list[tuple[str, int | None]]) -> None:
+    """Refuse one column for two roles, each given as (its flag, the column's place)."""
+    first: dict[int, str] = {}
+    for flag, place in roles:
+        if place in first:
+            raise ConfigError(
+                f"{table.source}: column '{table.names[place]}' is named by {first[place]} and by {flag} too. "
+                f"Fix: another column for one of them; there are {shorten(table.names, 20)}"
+            )
+        if place is not None:
+            first[place] = flag
 
 
 def _texts(table: Table, column: int, log: ProblemLog) -> list[str | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from veneer.data.checks import SEPARATORS, check_splits, count_labels, joined_labels
+from veneer.data.checks import SEPARATORS, check_splits, count_labels, is_whole, joined_labels, why_no_classes
 from veneer.data.read import Reading
 from veneer.data.survey_finding import Finding, Sample, Severity, Splits, from_problem, samples
 from veneer.labels import LabelSet, shorten
@@ -20,11 +20,10 @@ RARE = 10  # training rows below which a label is rare
 FEW = 5  # rows of dev or test below which a label's score says little
 MANY_LABELS = 1000
 UNEVEN, LOPSIDED = 3, 10  # rows of the commonest label to one of the rarest: worth a note, worth a warning
-FEWEST_ROWS = 20  # below it, as many labels as rows say nothing
 MOST_TARGETS = 20_000_000  # N·C of a multi-label task up to which weights are computed
 
-# The survey of duplicates says these with more of their rows.
-_TOLD_ELSEWHERE = {"conflicting-labels"} | {
+# The survey says these with more of their rows.
+_TOLD_ELSEWHERE = {"labels-are-no-classes", "conflicting-labels"} | {
     f"train-{name}-{what}" for name in ("dev", "test") for what in ("duplicates", "conflicts")
 }
 
@@ -111,28 +110,9 @@ def _having(reading: Reading, labels: Iterable[str]) -> tuple[Sample, ...]:
 
 
 def _no_classes(train: Reading, labels: LabelSet) -> Finding | None:
-    """The label column holds something else than classes: nearly one label a row, or quantities."""
-    seen = {label for example in train.examples for label in example.labels}
-    rows = len(train.examples)
-    quantities = len(seen) >= FEWEST_ROWS and all(map(_is_number, seen)) and not all(map(_is_whole, seen))
-    if not quantities and (rows < FEWEST_ROWS or len(seen) * 2 <= rows):
+    if (flaw := why_no_classes(train)) is None:
         return None
-    what = "numbers with fractions" if quantities else "nearly a label a row"
-    message = f"the label column holds {len(labels):,} different labels in {rows:,} rows, {what}: these are no classes"
-    fix = "see whether --label names the right column; put quantities into classes such as low and high first"
-    return Finding("labels-are-no-classes", "error", message, len(labels), fix, _first_rows(train))
-
-
-def _is_number(label: str) -> bool:
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_whole(label: str) -> bool:
-    return label.removeprefix("-").isdecimal()
+    return Finding(flaw.kind, "error", flaw.message, len(labels), flaw.fix, _first_rows(train))
 
 
 def _rare(train: Reading, counts: Counter[str]) -> Iterator[Finding]:
@@ -173,7 +153,7 @@ def _balance(train: Reading, counts: Counter[str], facts: tuple[LabelFacts, ...]
 
 
 def _names(train: Reading, labels: LabelSet, counts: Counter[str], named: bool) -> Iterator[Finding]:
-    if not named and all(map(_is_whole, labels)):
+    if not named and all(map(is_whole, labels)):
         message = f"the labels are numbers ({shorten(labels, 6)}); predictions and reports will show those"
         fix = "--label-names FILE, one name a line, in the order of the numbers from 0"
         yield Finding("numeric-labels", "note", message, len(labels), fix, _first_rows(train))

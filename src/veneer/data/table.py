@@ -5,6 +5,7 @@ Knows columns by name and by number; knows no format, and does not know which co
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,7 +26,8 @@ class Table:
         rows: `[N]` 1-based rows, header and blank lines not counted.
         lines: `[N]` lines of the file on which the rows begin, 1-based; None where the format has no lines.
         problems: rows that could not be read at all; they are not among the N.
-        hint: what else to say when a column is not found.
+        header: whether the format has a first row that may name the columns or not.
+        hint: why the names may not be what they look like, and what to do, where that is known.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Table:
     rows: Sequence[int]
     lines: Sequence[int] | None = None
     problems: tuple[Problem, ...] = ()
+    header: bool = False
     hint: str = ""
 
 
@@ -70,14 +73,15 @@ def missing_columns(table: Table, missing: Sequence[tuple[str, str | int]]) -> D
     there = shorten((f"{i} '{name}'" if name != str(i) else name for i, name in enumerate(table.names)), 20)
     lines = [f"{table.source}: " + "; ".join(f"no column '{column}' for the {role}" for role, column in missing)]
     lines.append(f"  Columns there are: {there or 'none'}")
+    if table.hint:  # then these are no columns, and no name of them would help
+        return DataError("\n".join([*lines, f"  {table.hint}"]))
     fixes = []
     for role, column in missing:
         near = _nearest(str(column), table.names)
         name = "NAME" if near is None else near
-        fixes.append(f"--set data.slice_columns=[{name}]" if role == "slices" else f"--{role} {name}")
-    lines.append(f"  Fix: {' '.join(fixes)}; in a file without a header give all columns by number, from 0: --text 0 --label 1")
-    if table.hint:
-        lines.append(f"  {table.hint}")
+        fixes.append(shlex.join(["--set", f"data.slice_columns=[{name}]"] if role == "slices" else [f"--{role}", name]))
+    unnamed = "; in a file without a header give all columns by number, from 0: --text 0 --label 1" if table.header else ""
+    lines.append(f"  Fix: {' '.join(fixes)}{unnamed}")
     return DataError("\n".join(lines))
 
 

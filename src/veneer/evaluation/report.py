@@ -34,6 +34,7 @@ class RunFacts:
         versions: of Python and the packages that decide the numbers.
         configuration: as `config.yaml` holds it.
         fingerprints: hash of each file's texts and labels.
+        warnings: what is odd in the data, each as a plain object.
         history: the rows of `metrics.jsonl`.
     """
 
@@ -51,6 +52,7 @@ class RunFacts:
     versions: Mapping[str, str]
     configuration: Mapping[str, Any]
     fingerprints: Mapping[str, str]
+    warnings: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]]
 
 
@@ -93,6 +95,7 @@ def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], finding
         "versions": dict(facts.versions),
         "configuration": dict(facts.configuration),
         "data": {"fingerprints": dict(facts.fingerprints)},
+        "warnings": [dict(warning) for warning in facts.warnings],
         "history": _thinned(facts.history),
         "calibrated_since": False,
         "dev_rescored": False,

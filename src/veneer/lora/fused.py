@@ -42,14 +42,6 @@ class Factors:
     transposed: bool
 
 
-def plain_lora_linear(x: Tensor, layer: Factors, mask: Tensor | None) -> Tensor:
-    """`W x + b + s·B(A·(x∘mask))` by plain autograd: what the fused functions must equal. `x` is `[T, in]`."""
-    weight = dense(layer.weight)
-    base = torch.nn.functional.linear(x, weight.t() if layer.transposed else weight, layer.bias)
-    dropped = x if mask is None else x * mask
-    return base + (dropped @ layer.a.to(x.dtype).t()) @ layer.b.to(x.dtype).t() * layer.scale
-
-
 def lora_linear_group(x: Tensor, layers: tuple[Factors, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
     """The outputs of adapted `layers` that read the same `x` `[T, in]` and share its dropout `mask` `[T, in]`.
 

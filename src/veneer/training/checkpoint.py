@@ -24,8 +24,9 @@ from veneer.errors import ResumeError
 from veneer.model import Classifier
 from veneer.training.optim import moments, restore_moments
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEPT = 2
+_PLAN = "batch plan"
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Checkpoints:
 
     Args:
         folder: of the run.
-        identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name.
+        identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name. `data` has of
+            each split its file, its number of rows and their fingerprint.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -117,7 +119,7 @@ class Checkpoints:
 
     def _own(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         state, tensors = self._newest()
-        if differences := _differences(state["identity"], self._identity):
+        if differences := _run_differences(state["identity"], self._identity):
             raise ResumeError(
                 f"{self._folder.parent} holds a checkpoint of another run, so it cannot be resumed\n  "
                 + "\n  ".join(differences)
@@ -139,7 +141,8 @@ class Checkpoints:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 if state["format_version"] != FORMAT_VERSION:
                     raise ResumeError(
-                        f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}"
+                        f"{folder}: checkpoint format {state['format_version']}, this veneer reads {FORMAT_VERSION}. "
+                        "Fix: train again into another --out"
                     )
                 if sha256(folder / "state.safetensors") != state["sha256"]:
                     raise ValueError("its checksum is not the one saved")
@@ -199,6 +202,27 @@ def _moments_of(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Te
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _run_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What differs, a line each; the batch plan follows from the rest, and is told where it alone differs."""
+    before, now = saved.get("data", {}), current.get("data", {})
+    names = sorted(before.keys() | now.keys())
+    data = [line for name in names if (line := _data_difference(name, before.get(name), now.get(name))) is not None]
+    others = [{key: value for key, value in one.items() if key not in ("data", _PLAN)} for one in (saved, current)]
+    plan = [{_PLAN: one.get(_PLAN)} for one in (saved, current)]
+    return [*_differences(*others), *data] or _differences(*plan)
+
+
+def _data_difference(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
+    """How one split's file differs in its rows; where it lies does not count."""
+    if before is None or now is None:
+        return f"{name}: " + (f"no file now, it was {before['file']}" if before is not None else "a file now, there was none")
+    if before["fingerprint"] == now["fingerprint"]:
+        return None
+    if before["rows"] == now["rows"]:
+        return f"{name}: {now['file']} has {now['rows']:,} rows as before, but with other texts or labels"
+    return f"{name}: {now['file']} has {now['rows']:,} rows now, it had {before['rows']:,}"
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

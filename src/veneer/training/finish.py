@@ -201,6 +201,7 @@ def _facts(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
         versions=package_versions(),
         configuration=setting.config.model_dump(mode="json"),
         fingerprints=setting.material.fingerprints,
+        warnings=[problem.to_json() for problem in setting.material.warnings],
         history=tracker.history,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -27,6 +29,9 @@ class Interrupt:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._restore()
+        with contextlib.suppress(OSError):
+            # not print: what the signal interrupts may hold the lock of the stream
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -71,6 +71,7 @@ class Material:
         labels: the C labels.
         examples: name of a split -> its rows, before encoding.
         fingerprints: name of a file -> hash of its texts and labels.
+        rows: name of a file -> its rows, before anything is split off.
         warnings: what is odd, but can be trained on.
         corrected: training rows whose labels are those of a file of corrections.
     """
@@ -79,6 +80,7 @@ class Material:
     labels: LabelSet
     examples: dict[str, tuple[Example, ...]]
     fingerprints: dict[str, str]
+    rows: dict[str, int]
     warnings: tuple[Problem, ...]
     corrected: int = 0
 
@@ -128,12 +130,16 @@ def read_material(config: RunConfig) -> Material:
     problems = [problem for reading in readings.values() for problem in reading.problems]
     problems += check_splits(readings["train"], readings.get("dev"), readings.get("test"), labels, multi_label)
     raise_on_errors(problems)
-    examples = _split(config, readings, multi_label)
+    try:
+        examples = _split(config, readings, multi_label)
+    except DataError as error:
+        raise _with_problems([str(error)], problems) from None
     return Material(
         TASKS["multi_label" if multi_label else "single_label"],
         labels,
         examples,
         {name: reading.fingerprint for name, reading in readings.items()},
+        {name: len(reading.examples) for name, reading in readings.items()},
         tuple(problems),
         corrected,
     )
@@ -149,9 +155,14 @@ def _read_all(sources: dict[str, str], columns: Columns) -> dict[str, Reading]:
         except DataError as error:
             unreadable.append(str(error))
     if unreadable:
-        others = render_problems(problem for reading in readings.values() for problem in reading.problems)
-        raise DataError("\n".join([*unreadable, *([others] if others else [])]))
+        raise _with_problems(unreadable, [problem for reading in readings.values() for problem in reading.problems])
     return readings
+
+
+def _with_problems(errors: Sequence[str], problems: Sequence[Problem]) -> DataError:
+    """One error that tells the rows' problems too."""
+    others = render_problems(problems)
+    return DataError("\n".join([*errors, *([others] if others else [])]))
 
 
 def encode_split(
@@ -180,7 +191,10 @@ def _split(config: RunConfig, readings: dict[str, Reading], multi_label: bool) -
     given = {name: reading.examples for name, reading in readings.items()}
     dev_fraction = 0.0 if "dev" in given else config.data.dev_fraction
     test_fraction = 0.0 if "test" in given else config.data.test_fraction
-    train, dev, test = split_examples(given["train"], (dev_fraction, test_fraction), config.seed, multi_label)
+    try:
+        train, dev, test = split_examples(given["train"], (dev_fraction, test_fraction), config.seed, multi_label)
+    except DataError as error:
+        raise DataError(f"{readings['train'].source}: {error}") from None
     parts = {"train": tuple(train), "dev": given.get("dev", tuple(dev)), "test": given.get("test", tuple(test))}
     if not parts["train"] or not parts["dev"]:
         raise DataError(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer import lora
-from veneer.artifact import write_text
+from veneer.artifact import resume_command, write_text
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
 from veneer.config import RunConfig, TrainingConfig, settle
 from veneer.config import load_config as load_run_config
@@ -49,8 +48,6 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console = console or Console(stderr=True)
     folder = _run_folder(config, resume)
     material = read_material(config)
-    if material.warnings:
-        console.print(render_problems(material.warnings), markup=False, highlight=False)
     setting = _prepare(config, folder, material, resume)
     job = make_job(
         setting.model,
@@ -72,11 +69,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
             result = finish(setting, job, progress, tracker)
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped"
-            raise Interrupted(f"{reason}. To go on: {_resume_command(folder)}") from None
+            raise Interrupted(f"{reason}. To go on: {resume_command(folder)}") from None
         except Exception as error:
             if (refusal := file_refusal(error)) is None or not has_checkpoint(folder):
                 raise
-            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {_resume_command(folder)}") from error
+            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {resume_command(folder)}") from error
     checkpoints.remove()
     return result
 
@@ -121,10 +118,6 @@ def free_folder(stem: Path) -> Path:
     if not stem.exists():
         return stem
     return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
-
-
-def _resume_command(folder: Path) -> str:
-    return f"veneer train --out {shlex.quote(str(folder))} --resume"
 
 
 def _open_folder(setting: Setting, resume: bool) -> None:
@@ -189,7 +182,10 @@ def _identity(setting: Setting) -> dict[str, Any]:
     plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
     return {
         "configuration": config,
-        "data": setting.material.fingerprints,
+        "data": {
+            name: {"file": getattr(setting.config.data, name), "rows": setting.material.rows[name], "fingerprint": found}
+            for name, found in setting.material.fingerprints.items()
+        },
         "labels": list(setting.material.labels),
         "base": setting.base_fingerprint,
         "batch plan": f"{plan} tokens={lengths.sum()}",
@@ -209,6 +205,8 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     tracker.say(f"data: {sizes} texts; {len(setting.material.labels)} labels, {setting.material.task.name}")
     if setting.material.corrected:
         tracker.say(f"{setting.material.corrected:,} training rows have labels of {setting.config.data.corrections}")
+    if setting.material.warnings:
+        tracker.say(render_problems(setting.material.warnings))
     for name, split in splits.items():
         if split.texts.cut:
             share = split.texts.cut / len(split)
@@ -218,7 +216,7 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     if (few := _few_steps(setting)) is not None:
         tracker.say(few)
     tracker.show(_parameter_table(model, setting.config.method))
-    tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+    tracker.say(f"if it stops: {resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
 def _few_steps(setting: Setting) -> str | None:

@@ -108,6 +108,14 @@ def test_a_page_is_a_function_of_the_report_and_does_not_touch_it():
     assert report == kept
 
 
+def test_warnings_of_the_data_are_on_the_page_and_are_no_markup():
+    warning = {"source": "a.csv", "row": 1200, "column": "text", "value": "<b>x</b>", "message": "the text is odd", "fix": "see"}
+    text = shown(minimal() | {"warnings": [warning | {"count": 3}]})
+    for said in ("the text is odd", ", in 3 rows", "<b>x</b>", "a.csv", ", row 1,200, column text", "What to do: see"):
+        assert said in text
+    assert "Warnings of the data" not in shown(minimal())
+
+
 def test_the_parts_come_in_order():
     page = render_page(single_label())
     parts = "verdict next scores confusion calibration curves mistakes slices learning run".split()

@@ -318,6 +318,18 @@ class Fingerprints(_Part):
     fingerprints: Named[Name | None] = {}
 
 
+class Warned(_Part):
+    """What is odd in the data, in `count` rows, of which `row` is the first."""
+
+    source: Text = ""
+    row: int | None = None
+    column: Name | None = None
+    value: Text = ""
+    message: Text
+    fix: Text = ""
+    count: int = 1
+
+
 class Report(_Part):
     """The whole of `report.json`."""
 
@@ -331,6 +343,7 @@ class Report(_Part):
     versions: Named[Name | None] = {}
     configuration: dict[str, Any] | None = None
     data: Fingerprints | None = None
+    warnings: Many[Warned] = ()
     history: Many[Moment] = ()
     verdict: Verdict | None = None
     calibration: Calibrated | None = None
