@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +29,15 @@ from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
-from veneer.errors import ArtifactError, DataError, LoraError
+from veneer.data import EncodedTexts, Prompt, encode, make_prompt
+from veneer.errors import ArtifactError, ConfigError, DataError, LoraError
 from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import TASKS, Calibration
+from veneer.word_model import build_word_classifier
 
 FORMAT_VERSION = 1
 INFO_FILE = "veneer.json"
@@ -52,7 +54,7 @@ class ArtifactInfo:
         task: single_label | multi_label.
         labels: the C label names, by id.
         pooling: cls | mean | last.
-        own_head: True where the head is the base family's own.
+        own_head: True where the head is the base family's own, or its output matrix.
         base: the name the base was asked for by.
         base_id: the name others know it by.
         base_fingerprint: of the base's configuration and weights.
@@ -63,6 +65,7 @@ class ArtifactInfo:
         scores: metric -> value on the development texts.
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
+        verbaliser: the prompt's template and the label words (`Prompt.to_json`); null for a head.
     """
 
     task: str
@@ -79,6 +82,7 @@ class ArtifactInfo:
     scores: dict[str, float]
     versions: dict[str, str]
     calibration: dict[str, Any] | None = None
+    verbaliser: dict[str, Any] | None = None
 
     @property
     def label_set(self) -> LabelSet:
@@ -98,6 +102,11 @@ class Loaded:
     tokenizer: PreTrainedTokenizerFast
     base: BaseLocation
     precision: Precision
+    prompt: Prompt | None
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> EncodedTexts:
+        """Texts as the run's model takes them: cut to its length, and in its prompt where it has one."""
+        return encode(self.tokenizer, texts, pairs, self.info.max_length, self.prompt)
 
 
 def package_versions() -> dict[str, str]:
@@ -120,6 +129,8 @@ def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenize
     if trained:
         bias = _bias_mode(model, trained)
     task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
+    if model.words is not None:
+        task_type = "CAUSAL_LM"
     settings = lora.adapter_settings(model.network, bias=bias, base=info.base_id, task_type=task_type)  # type: ignore[arg-type]
     tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
     lora.write_adapter(writing, tensors, settings)
@@ -192,15 +203,16 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     device = pick_device()
     chosen = choose_precision(precision, device)
     adapter = _read_adapter(folder)
-    model = _build(info, location, chosen)
+    tokenizer = load_tokenizer(BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}"))
+    prompt = _prompt(folder, info, tokenizer)
+    model = _build(info, location, chosen, prompt)
     trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
     if precision == "auto" and chosen.name != "fp32" and trains_base:
         chosen = Precision("fp32", "weights of the base were trained")
-        model = _build(info, location, chosen)
+        model = _build(info, location, chosen, prompt)
     _fill(folder, model, adapter, f"{len(info.labels)} labels")
     model.to(device)
-    own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
-    return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
+    return Loaded(info, model.eval(), tokenizer, location, chosen, prompt)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -266,8 +278,22 @@ def _read_adapter(folder: Path) -> lora.AdapterFile:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision) -> Classifier:
-    """A classifier with the head of the run, its weights still those of the base."""
+def _prompt(folder: Path, info: ArtifactInfo, tokenizer: PreTrainedTokenizerFast) -> Prompt | None:
+    """The prompt of a run that reads label words."""
+    if info.verbaliser is None:
+        return None
+    words = dict(zip(info.labels, info.verbaliser["words"], strict=True))
+    template, normalised = info.verbaliser["template"], info.verbaliser["length_normalised"]
+    try:
+        return make_prompt(tokenizer, template, words, length_normalised=normalised, pair=info.pair, max_length=info.max_length)
+    except ConfigError as error:
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
+
+
+def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, prompt: Prompt | None) -> Classifier:
+    """A classifier with the head or the label words of the run, its weights still those of the base."""
+    if prompt is not None:
+        return build_word_classifier(location, prompt, dtype=precision.dtype)
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(location, len(info.labels), pooling=info.pooling, dtype=precision.dtype)
     if model.plan == wanted:
@@ -319,10 +345,23 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "pair": isinstance(tree["pair"], bool),
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
+        "verbaliser": tree.get("verbaliser") is None or _is_verbaliser(tree["verbaliser"], labels),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "files": isinstance(files, dict) and set(ADAPTER_FILES) <= files.keys(),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
+
+
+def _is_verbaliser(found: Any, labels: int) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {"template", "words", "length_normalised"}
+        and isinstance(found["template"], str)
+        and isinstance(found["length_normalised"], bool)
+        and isinstance(found["words"], list)
+        and len(found["words"]) == labels
+        and all(isinstance(word, str) for word in found["words"])
+    )
 
 
 def _check_calibration(folder: Path, info: ArtifactInfo) -> None:

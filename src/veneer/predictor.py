@@ -15,7 +15,6 @@ from torch import Tensor
 
 from veneer import lora
 from veneer.artifact import ArtifactInfo, Loaded, load_artifact
-from veneer.data import encode
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
@@ -92,7 +91,7 @@ class Predictor:
             raise InputError(f"every text needs its second one: there are {len(texts)} texts and {len(pairs)} second texts")
         if len(texts) == 0:
             return torch.empty(0, len(self.info.labels))
-        encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
+        encoded = self._loaded.encode(texts, pairs)
         with self._model_in_use:
             return compute_logits(self._loaded.model, encoded, progress=progress)
 

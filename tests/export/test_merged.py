@@ -37,7 +37,7 @@ def make_run(folder: Path, base: Path, **changes: Any) -> Path:
 def test_a_family_head_is_one_model_of_transformers(tiny_base: Base, tmp_path: Path, family: str) -> None:
     folder = make_run(tmp_path / "run", tiny_base(family))
     report = merge_run(folder, tmp_path / "merged")
-    assert report.family_head
+    assert report.loaded_by == "AutoModelForSequenceClassification"
     assert (report.texts, report.flips) == (10, 0)
     assert report.difference < 1e-4
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
@@ -55,7 +55,7 @@ def test_a_family_head_is_one_model_of_transformers(tiny_base: Base, tmp_path: P
 @pytest.mark.parametrize(("base", "pooling"), [("bert", "mean"), ("electra", "mean"), ("qwen2", "mean"), ("bert", "last")])
 def test_our_head_lies_beside_an_encoder_that_says_how_it_pools(tiny_base: Base, tmp_path: Path, base: str, pooling: str) -> None:
     report = merge_run(make_run(tmp_path / "run", tiny_base(base), pooling=pooling), tmp_path / "merged")
-    assert not report.family_head
+    assert report.loaded_by is None
     assert report.difference < 1e-4
     assert pooling_of(find_base(str(tmp_path / "merged"))) == pooling
 

@@ -52,6 +52,7 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     from veneer.cli.runs import is_run, run_config
     from veneer.config import load_config
     from veneer.model import AdapterPlan, adapt, skeleton
+    from veneer.word_model import word_skeleton
 
     if is_run(Path(what)):
         info = read_info(Path(what))
@@ -60,7 +61,11 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     else:
         config = load_config(None, overrides)
         base = what
-    model = skeleton(find_base(base, weights=False), labels or 2, pooling=config.pooling)
+    location = find_base(base, weights=False)
+    if config.verbaliser.template is None:
+        model = skeleton(location, labels or 2, pooling=config.pooling)
+    else:
+        model = word_skeleton(location, labels or 2)
     adapt(model, AdapterPlan(**config.lora.model_dump(exclude={"preset"})))
     return model
 

@@ -20,7 +20,7 @@ def merge(
     from veneer.export.merged import merge_run
 
     report = merge_run(folder, out, base=base)
-    how = "AutoModelForSequenceClassification loads it" if report.family_head else "an encoder and head.safetensors"
+    how = f"{report.loaded_by} loads it" if report.loaded_by else "an encoder and head.safetensors"
     difference = f"largest logit difference {report.difference:.1e}, {report.flips} decided otherwise"
     print_lines(
         results(),

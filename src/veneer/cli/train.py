@@ -33,6 +33,8 @@ def train(
     base: flags.Base = None,
     task: flags.Task = None,
     pooling: flags.Pooling = None,
+    template: flags.Template = None,
+    length_normalised: flags.LengthNormalised = None,
     preset: flags.Preset = None,
     rank: flags.Rank = None,
     alpha: flags.Alpha = None,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from veneer.lora.inject import apply_lora, is_inside, lora_layers
 from veneer.lora.layer import Scaling
 from veneer.lora.state import load_lora_state_dict, shorten
 
-TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION"]
+TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION", "CAUSAL_LM"]
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -89,7 +89,8 @@ class AdapterSettings:
             supply), or frozen but taken by PEFT for the head.
         transposed: the adapted layers store `[in, out]` (GPT-2's Conv1D).
         base: name or folder of the base, None where unknown.
-        task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder.
+        task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder, CAUSAL_LM for a language
+            model.
     """
 
     rank: int
@@ -383,7 +384,7 @@ def _is_number(value: object) -> bool:
 
 _ACCEPTED: dict[str, tuple[Any, str]] = {
     "peft_type": (lambda value: value == "LORA", "LORA, the one method veneer reads"),
-    "task_type": (lambda value: value in (None, "SEQ_CLS", "FEATURE_EXTRACTION"), "SEQ_CLS or FEATURE_EXTRACTION"),
+    "task_type": (lambda value: value in (None, *get_args(TaskType)), "SEQ_CLS, FEATURE_EXTRACTION or CAUSAL_LM"),
     "r": (lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31, "a whole number from 1"),
     "lora_alpha": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),

@@ -29,6 +29,7 @@ from veneer.training.loop import fit
 from veneer.training.prepare import Material, encode_split, read_material
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
+from veneer.training.verbaliser import describe, prompt_of, resolved
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> TrainingResult:
@@ -140,12 +141,13 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
         )
     tokenizer = load_tokenizer(base)
     task, labels = material.task, material.labels
+    prompt = prompt_of(config, tokenizer, task, labels, pair=material.pair)
     splits = {
-        name: encode_split(examples, tokenizer, config.data.max_length, task, labels)
+        name: encode_split(examples, tokenizer, config.data.max_length, task, labels, prompt)
         for name, examples in material.examples.items()
     }
-    model = make_model(config, base, len(labels), precision)
-    resolved = config.model_copy(
+    model = make_model(config, base, len(labels), precision, prompt)
+    config = resolved(config, prompt).model_copy(
         update={
             "task": task.name,
             "pooling": model.plan.pooling,
@@ -153,7 +155,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
             "training": config.training.model_copy(update={"precision": precision.name}),
         }
     )
-    return Setting(resolved, folder, material, base, fingerprint(base), tokenizer, model, splits, precision)
+    return Setting(config, folder, material, base, fingerprint(base), tokenizer, model, splits, precision, prompt)
 
 
 def _check_metric(metric: str, task: Task) -> None:
@@ -197,6 +199,9 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             tracker.say(
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
+    if setting.prompt is not None:
+        for line in describe(setting.prompt, setting.material.labels, setting.tokenizer, splits["train"].texts):
+            tracker.say(line)
     tracker.show(_parameter_table(model))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 

@@ -9,6 +9,7 @@ import torch
 
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig
+from veneer.data import Prompt
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
 from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
@@ -16,17 +17,25 @@ from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
 from veneer.training.loop import Job
 from veneer.training.prepare import Split
+from veneer.word_model import build_word_classifier
 
 
-def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: Precision) -> Classifier:
+def make_model(
+    config: RunConfig, base: BaseLocation, classes: int, precision: Precision, prompt: Prompt | None = None
+) -> Classifier:
     """The base with a fresh adapter and head of C classes on the device; the seed of the configuration decides their weights.
+
+    With a `prompt` its label words are read, and there is no head.
 
     Raises:
         BaseError: the base cannot be loaded.
         LoraError: the adapter's settings fit no layer.
     """
     torch.manual_seed(config.seed)
-    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype)
+    if prompt is None:
+        model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype)
+    else:
+        model = build_word_classifier(base, prompt, dtype=precision.dtype)
     adapt(model, adapter_plan(config))
     model.to(pick_device())
     if config.training.gradient_checkpointing:
