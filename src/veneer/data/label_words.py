@@ -122,19 +122,23 @@ def _check_words(
     if any(one is None for one in tokens):
         raise _refusal("a word melts into the template's end, so that it has no first token of its own", counted, _END)
     found = [one for one in tokens if one is not None]
-    advice = _advice(backend, template, words, length_normalised)
-    if any(not one or (unknown is not None and unknown in one) for one in found):
-        raise _refusal("a word has no token, or one that the base does not know", counted, advice)
-    if not length_normalised and len({len(one) for one in found}) > 1:
-        problem = "the words have unequal numbers of tokens, which would bias the comparison"
-    elif not length_normalised and len(found[0]) > 1:
-        problem = "the words have several tokens, and a logit is of one"
-        problem += ", the first of which are the same" if len({one[0] for one in found}) < len(found) else ""
-    elif len(set(found)) < len(found):
-        problem = "two labels have the same token" if max(map(len, found)) == 1 else "two labels have the same tokens"
-    else:
-        return
-    raise _refusal(problem, counted, advice)
+    if problem := _problem(found, length_normalised, unknown):
+        raise _refusal(problem, counted, _advice(backend, template, words, length_normalised))
+
+
+def _problem(tokens: Sequence[Tokens], length_normalised: bool, unknown: int | None) -> str | None:
+    """Why the words cannot be compared, or None."""
+    counts = {len(one) for one in tokens}
+    if 0 in counts or (unknown is not None and any(unknown in one for one in tokens)):
+        return "a word has no token, or one that the base does not know"
+    if not length_normalised and len(counts) > 1:
+        return "the words have unequal numbers of tokens, which would bias the comparison"
+    if not length_normalised and counts != {1}:
+        same = ", the first of which are the same" if len({one[0] for one in tokens}) < len(tokens) else ""
+        return f"the words have several tokens, and a logit is of one{same}"
+    if len(set(tokens)) < len(tokens):
+        return "two labels have the same token" if counts == {1} else "two labels have the same tokens"
+    return None
 
 
 _END = "end the template with a space, a line break or a mark such as a colon"

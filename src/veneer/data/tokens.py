@@ -144,18 +144,23 @@ def _prompt_rows(
         room = max_length - prompt.reserve
         if cut := len(ids) > room:
             offsets = backend.encode(string, add_special_tokens=False).offsets
-            parts = [*(None for _ in lead), *(_part(offset, spans) for offset in offsets)]
+            parts = [*(None for _ in lead), *(_part(string, offset, spans) for offset in offsets)]
             ids = [ids[i] for i in _kept(parts, room, side, "tokens of the template")]
         ids = prompt.readings(ids)
         rows.append(_Row(ids, [0] * len(ids), cut))
     return rows
 
 
-def _part(offset: Span, spans: Sequence[Span]) -> int | None:
-    """Which of the texts a token lies in with all its characters; None for one of the template, or of both."""
+def _part(string: str, offset: Span, spans: Sequence[Span]) -> int | None:
+    """Which of the texts a token is of; None for one of the template, or of both.
+
+    A word's token may begin with the template's space before it, which goes with the word.
+    """
     first, behind = offset
-    inside = (i for i, (start, end) in enumerate(spans) if start <= first < behind <= end)
-    return next(inside, None)
+    for i, (start, end) in enumerate(spans):
+        if max(first, start) < behind <= end and not string[first:start].strip(" "):
+            return i
+    return None
 
 
 def _check_text(text: object, number: int) -> None:
