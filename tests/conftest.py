@@ -148,11 +148,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tiny_base(
-    family: str, folder: Path, model_class: Any = AutoModel, tokenizer: PreTrainedTokenizerFast | None = None
-) -> Path:
+def save_tiny_base(family: str, folder: Path, model_class: Any = AutoModel) -> Path:
     """Save a tiny random base of `family` with its tokenizer in `folder`; the same files on every call."""
-    tokenizer = tokenizer or make_tokenizer(family)
+    tokenizer = make_tokenizer(family)
     ids = {
         name: getattr(tokenizer, name)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")

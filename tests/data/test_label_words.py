@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from causal_bases import bilingual_tokenizer
-from conftest import make_tokenizer
 from veneer.data import Prompt, make_prompt
 from veneer.data.label_words import chat_prompt
 from veneer.errors import ConfigError
 
+Base = Callable[..., Path]
 PAIR = "句一：{text}\n句二：{pair}\n答案："
 TEXTS = ["", "a great film", "好", "so {pair} it {text} goes", " it ends in a space ", "1" * 40]
 
@@ -60,9 +63,9 @@ def test_two_labels_cannot_have_the_same_word(normalised: bool) -> None:
     assert "the same tokens" in refusal({"0": "不相似", "1": "不相似"}, normalised=True)
 
 
-def test_a_word_without_tokens_or_with_an_unknown_one_is_refused() -> None:
+def test_a_word_without_tokens_or_with_an_unknown_one_is_refused(tiny_base: Base) -> None:
     assert "has no token" in refusal({"0": "", "1": "是"}, normalised=True)
-    pieces = make_tokenizer("bert")
+    pieces = AutoTokenizer.from_pretrained(tiny_base("bert"))
     assert "one that the base does not know" in refusal({"0": "good", "1": "ω"}, "{text} it is ", tokenizer=pieces)
 
 
@@ -80,9 +83,9 @@ def test_several_tokens_are_read_behind_the_fewest_continuations() -> None:
 @pytest.mark.parametrize("template", ["{text} it was", "{text} it was ", "{text}\n", "{text} => ", "Is “{text}” good?\nAnswer:"])
 @pytest.mark.parametrize("word", ["good", "yes", "相似", "不相似"])
 @pytest.mark.parametrize("family", ["bilingual", "gpt2", "llama"])
-def test_a_word_has_the_tokens_it_has_where_it_follows_the_prompt(template: str, word: str, family: str) -> None:
+def test_a_word_has_the_tokens_it_has_where_it_follows_the_prompt(template: str, word: str, family: str, tiny_base: Base) -> None:
     """Whatever the text: prompt and word, each tokenized by itself, are the tokens of the whole."""
-    tokenizer = bilingual_tokenizer() if family == "bilingual" else make_tokenizer(family)
+    tokenizer = bilingual_tokenizer() if family == "bilingual" else AutoTokenizer.from_pretrained(tiny_base(family))
     if template.endswith("was"):
         word = f" {word}"
     prompt = made({"a": word, "b": "x" if "was" not in template else " x"}, template, normalised=True, tokenizer=tokenizer)

@@ -56,7 +56,7 @@ def test_only_the_longest_text_is_cut(text: str, pair: str, max_length: int, sid
             assert given.endswith(kept) if side == "left" else given.startswith(kept)
             assert 0 < len(kept) <= len(given)
     empty = [len(tokenizer(part, add_special_tokens=False).input_ids) for part in (head, second)]
-    if LONG == text and pair != "a bad film":
+    if text == LONG and pair != "a bad film":
         assert abs(empty[0] - empty[1]) <= 1  # both are cut to half the room
 
 
@@ -90,7 +90,7 @@ def test_words_of_several_tokens_are_read_behind_the_same_prompt(long: bool) -> 
     assert [(first[-1],), (second[-1],)] == list(prompt.continuations)
     assert prompt.reading_lengths(encoded.lengths).tolist() == [len(first)]
     assert (len(first) == 40, encoded.cut) == (long, int(long))
-    assert tokenizer.decode(first[: -1]).endswith("Alike?")
+    assert tokenizer.decode(first[:-1]).endswith("Alike?")
 
 
 def test_an_unusable_text_is_named() -> None:

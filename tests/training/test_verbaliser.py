@@ -38,7 +38,8 @@ def make(tmp_path: Path, llama: Path) -> Make:
         if not (tmp_path / "train.csv").exists():
             write_csv(tmp_path / "train.csv", toy_pairs(rows, share=share))
             write_csv(tmp_path / "dev.csv", toy_pairs(100 if rows > 100 else 12, seed=1))
-        plain = {"data__pair": "pair", "data__max_length": 80, "training__epochs": 1, "evaluation__calibrate": False}
+        plain = {"data__pair": "pair", "data__max_length": 80, "training__epochs": 1}
+        plain |= {"evaluation__calibrate": False, "evaluation__baseline": False}
         return toy_config(tmp_path, base, **plain | changes)
 
     return config
@@ -53,7 +54,7 @@ LEARNING = {
     "lora__rank": 16,
     "lora__dropout": 0.0,
     "training__batch_size": 16,
-    "training__epochs": 5,
+    "training__epochs": 4,
     "training__learning_rate": 1e-2,
     "evaluation__metric": "accuracy",
 }
@@ -69,7 +70,7 @@ def test_a_relation_of_two_texts_is_learned(family: str, way: str, make: Make, t
     base = bilingual_base(tmp_path / "base", family)
     result = run(make(base=base, **LEARNING, **changes))
     assert result.evaluations["dev"].metrics["accuracy"].value > 0.95
-    again = load(result.folder).predict(["a good film", "a good film"], ["was it good", "poor work"])
+    again = load(result.folder).predict(["a good film", "a good film"], ["was it good", "bad work"])
     assert [one.labels for one in again] == [("same",), ("different",)]
 
 

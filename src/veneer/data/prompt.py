@@ -59,10 +59,14 @@ class Prompt:
         """A prompt's ids, once a continuation and each followed by it, end to end."""
         return [token for continuation in self.continuations for token in (*ids, *continuation)]
 
+    def prompt_lengths(self, totals: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of each text's prompt, from those of all its readings."""
+        continued = sum(len(continuation) for continuation in self.continuations)
+        return (totals - continued) // len(self.continuations)
+
     def reading_lengths(self, totals: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of the longest reading of each text, from those of all its readings."""
-        continued = sum(len(continuation) for continuation in self.continuations)
-        return (totals - continued) // len(self.continuations) + self.reserve
+        return self.prompt_lengths(totals) + self.reserve
 
     def to_json(self) -> dict[str, Any]:
         """What `label_words.make_prompt` needs to make it again."""

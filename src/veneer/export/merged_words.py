@@ -41,8 +41,7 @@ def word_logits(folder: Path, prompt: Prompt, texts: EncodedTexts) -> Tensor:
     """`[N, C]` float32 logits of the label words by the checkpoint in `folder`, all of transformers' own, a word at a time."""
     model = load_causal_lm(find_base(str(folder)), dtype=torch.float32, attention=None).eval()
     rows = []
-    for first, total in zip(texts.offsets, texts.lengths, strict=True):
-        length = (int(total) - sum(map(len, prompt.continuations))) // len(prompt.continuations)
+    for first, length in zip(texts.offsets[:-1], prompt.prompt_lengths(texts.lengths), strict=True):
         ids = texts.ids[first : first + length].tolist()
         rows.append(torch.stack([_score(model, ids, list(tokens), prompt.reserve > 0) for tokens in prompt.tokens]))
     return torch.stack(rows)

@@ -65,8 +65,7 @@ def resolved(config: RunConfig, prompt: Prompt | None) -> RunConfig:
 
 def describe(prompt: Prompt, labels: LabelSet, tokenizer: PreTrainedTokenizerFast, first: EncodedTexts) -> list[str]:
     """Lines that show the first text as the model will see it, and the words that may follow."""
-    total = int(first.offsets[1])
-    one = (total - sum(map(len, prompt.continuations))) // len(prompt.continuations)
+    one = int(prompt.prompt_lengths(first.lengths[:1])[0])
     shown = tokenizer.decode(first.ids[:one].tolist())
     words = (f"{label}: {_shown(tokenizer, tokens)}" for label, tokens in zip(labels, prompt.tokens, strict=True))
     lines = [f"label words after a prompt of {one} tokens, here of the first text:\n{shown}", f"  then {'; '.join(words)}"]
