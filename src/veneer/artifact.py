@@ -42,6 +42,7 @@ from veneer.word_model import build_word_classifier
 FORMAT_VERSION = 1
 INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
+LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _COPY = "Fix: copy the whole folder again, or train again"
 
@@ -130,7 +131,7 @@ def save_artifact(folder: Path, model: Classifier, tokenizer: PreTrainedTokenize
         bias = _bias_mode(model, trained)
     task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
     if model.words is not None:
-        task_type = "CAUSAL_LM"
+        task_type = LANGUAGE_MODEL
     settings = lora.adapter_settings(model.network, bias=bias, base=info.base_id, task_type=task_type)  # type: ignore[arg-type]
     tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
     lora.write_adapter(writing, tensors, settings)
@@ -205,6 +206,8 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     adapter = _read_adapter(folder)
     tokenizer = load_tokenizer(BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}"))
     prompt = _prompt(folder, info, tokenizer)
+    if (prompt is None) == (adapter.settings.task_type == LANGUAGE_MODEL):
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: verbaliser is not that of the adapter, which says how it is read")
     model = _build(info, location, chosen, prompt)
     trains_base = adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
     if precision == "auto" and chosen.name != "fp32" and trains_base:

@@ -40,7 +40,7 @@ def test_a_run_from_training_to_a_merged_checkpoint(files: Path, veneer: Veneer,
     folder = files / "run"
     predicted = veneer("predict", folder, "--text", "good", "--pair", "bad", "--json")
     assert predicted.code == 0, predicted.err
-    assert set(json.loads(predicted.out)["predictions"][0]["scores"]) == {"0", "1"}
+    assert set(json.loads(predicted.out)[0]["scores"]) == {"0", "1"}
     talked = veneer("predict", folder, "--interactive", input="good\nbad\n")
     assert talked.code == 0, talked.err
     for command in (
@@ -86,9 +86,15 @@ def test_an_unquoted_yes_is_told(files: Path, veneer: Veneer) -> None:
 
 
 def test_doctor_measures_the_prompt(files: Path, veneer: Veneer) -> None:
-    config = files / "run.yaml"
-    words = {"template": TEMPLATE, "words": {"0": "不相似", "1": "相似"}}
-    tree = {"base": str(files / "base"), "verbaliser": words, "data": {"train": str(files / "train.csv"), "pair": "pair"}}
-    config.write_text(json.dumps(tree), encoding="utf-8")
-    looked = veneer("doctor", config)
-    assert "unequal numbers of tokens" in " ".join(looked.out.split()), (looked.out, looked.err)
+    data = ["--data", files / "train.csv", "--pair", "pair", "--base", files / "base", "--precision", "fp32", "--json"]
+    template = ["--set", f"verbaliser.template={json.dumps(TEMPLATE)}"]
+    plain, prompted = (
+        json.loads(veneer("doctor", *data, *more).out) for more in ([], [*template, "--set", "verbaliser.words={0: 否, 1: 是}"])
+    )
+    lengths = [one["splits"]["train"]["tokens"]["median"] for one in (plain, prompted)]
+    assert lengths[1] > lengths[0] + 5  # of the template
+    assert prompted["measurement"]["texts_per_second"] > 0
+    refused = veneer("doctor", *data, *template, "--set", "verbaliser.words={0: 不相似, 1: 相似}")
+    assert refused.code == 1
+    (finding,) = [one for one in json.loads(refused.out)["findings"] if one["rule"] == "no-prompt"]
+    assert "unequal numbers of tokens" in finding["message"]

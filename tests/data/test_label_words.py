@@ -151,7 +151,7 @@ def test_a_chat_template_is_filled_up_to_where_the_answer_begins() -> None:
 
 
 def test_a_tokenizer_without_a_chat_template_says_so() -> None:
-    with pytest.raises(ConfigError, match="no chat template. Fix: a template of your own"):
+    with pytest.raises(ConfigError, match=r"no chat template\. Fix: a template of your own"):
         chat_prompt(bilingual_tokenizer(chat=False), "{text}?")
     broken = bilingual_tokenizer()
     broken.chat_template = "{{ raise_exception('no system message') }}"

@@ -19,6 +19,7 @@ from causal_bases import bilingual_base, bilingual_tokenizer, toy_pairs
 from toy_runs import outcome, run, run_interrupted, toy_config, write_csv
 from veneer.bases import find_base
 from veneer.data import EncodedTexts, encode, make_prompt
+from veneer.errors import ArtifactError
 from veneer.lora import lora_layers
 from veneer.model import AdapterPlan, Classifier, adapt
 from veneer.packing import PackedBatch, PaddedBatch
@@ -148,6 +149,15 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     run(config)
     run_interrupted(config.model_copy(update={"out": str(tmp_path / "interrupted")}), (2, 7, 11), monkeypatch)
     assert outcome(tmp_path / "interrupted") == outcome(tmp_path / "run")
+
+
+def test_a_run_whose_label_words_are_gone_is_refused(words: tuple[dict[str, str], bool], tmp_path: Path) -> None:
+    """It would be read by a head that nobody trained."""
+    folder = run(make_config(tmp_path, words, training__epochs=1)).folder
+    info = json.loads((folder / "veneer.json").read_text(encoding="utf-8"))
+    (folder / "veneer.json").write_text(json.dumps(info | {"verbaliser": None}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="verbaliser is not that of the adapter"):
+        load(folder)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
