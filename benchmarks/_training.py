@@ -69,7 +69,7 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
 
     from veneer import lora
     from veneer.bases import find_base, load_tokenizer
-    from veneer.config import TrainingConfig
+    from veneer.config import TrainingSettings
     from veneer.data import Example
     from veneer.labels import LabelSet
     from veneer.model import AdapterPlan, adapt, build_classifier
@@ -107,7 +107,7 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
 
     def work(seed: int, count: int, batch_size: int) -> Sample:
         part = _part(split, representative(split.texts.lengths, count, seed))
-        settings = TrainingConfig(
+        settings = TrainingSettings(
             epochs=1,
             batch_size=batch_size,
             learning_rate=LEARNING_RATE,

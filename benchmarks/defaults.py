@@ -1,4 +1,4 @@
-"""The development score of a grid of settings: learning rate × batch size × rank, over seeds.
+"""The development score of a grid of settings: learning rate × batch size × rank × dropout, over seeds.
 
 Every run's figures go to a file of JSON lines as soon as it is done; a second start with the same file goes on where the
 first one stopped. docs/defaults.md is written from these tables. See README.md beside this file.
@@ -18,6 +18,7 @@ from typing import Any
 from _data import shared_folder
 from _measure import Spread, cores, markdown, progress, start
 
+AXES = ("learning_rate", "batch_size", "rank", "dropout")  # beside the seeds
 SETS: dict[str, dict[str, Any]] = {
     "sst2": {"data.text": "sentence", "data.label": "label", "evaluation.metric": "accuracy"},
     "goemotions": {"data.text": 0, "data.label": 1, "data.label_separator": ",", "task": "multi_label"},
@@ -53,6 +54,7 @@ def _flags() -> argparse.Namespace:
     flags.add_argument("--learning-rates", type=float, nargs="+", default=[2e-4, 5e-4, 1e-3, 2e-3], help="peak learning rates")
     flags.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="texts a step")
     flags.add_argument("--ranks", type=int, nargs="+", default=[8], help="ranks; alpha is twice the rank")
+    flags.add_argument("--dropouts", type=float, nargs="+", default=[0.1], help="dropout on the input of A")
     flags.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds each setting is run with")
     flags.add_argument("--epochs", type=int, default=3, help="epochs of each run")
     flags.add_argument("--pooling", default="auto", help="auto | cls | mean")
@@ -70,8 +72,9 @@ def _use_threads(threads: int) -> None:
 def _grid(flags: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every setting, complete: it names a run wherever its line is read again."""
     fixed = {"data": flags.data, "rows": flags.rows, "epochs": flags.epochs, "pooling": flags.pooling}
-    for rate, size, rank, seed in itertools.product(flags.learning_rates, flags.batch_sizes, flags.ranks, flags.seeds):
-        yield {**fixed, "learning_rate": rate, "batch_size": size, "rank": rank, "seed": seed}
+    axes = {name: getattr(flags, f"{name}s") for name in AXES} | {"seed": flags.seeds}
+    for values in itertools.product(*axes.values()):
+        yield fixed | dict(zip(axes, values, strict=True))
 
 
 def _name(setting: dict[str, Any]) -> str:
@@ -123,7 +126,10 @@ def _run(setting: dict[str, Any], keys: dict[str, Any], out: Path) -> dict[str, 
         "training.batch_size": setting["batch_size"],
         "lora.rank": setting["rank"],
         "lora.alpha": 2.0 * setting["rank"],
+        "lora.dropout": setting["dropout"],
         "evaluation.bootstrap": 0,
+        "evaluation.calibrate": False,  # a rule fitted on dev would flatter its scores
+        "evaluation.baseline": False,
         "seed": setting["seed"],
         "out": str(out),
     }
@@ -135,18 +141,17 @@ def _run(setting: dict[str, Any], keys: dict[str, Any], out: Path) -> dict[str, 
 
 def _report(flags: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """A row a setting, its scores' median and spread over the seeds, the best macro-F1 first."""
-    groups: dict[tuple[float, int, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[float, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        setting = row["setting"]
-        groups.setdefault((setting["learning_rate"], setting["batch_size"], setting["rank"]), []).append(row)
+        groups.setdefault(tuple(row["setting"][axis] for axis in AXES), []).append(row)
     metrics = [name for name in ("macro_f1", "micro_f1", "accuracy") if name in rows[0]["dev"]]
     lines = []
-    for (rate, size, rank), some in sorted(groups.items(), key=lambda item: -_of(item[1], metrics[0]).median):
+    for values, some in sorted(groups.items(), key=lambda item: -_of(item[1], metrics[0]).median):
         scores = [_of(some, name).show(".4f") for name in metrics]
-        lines.append([f"{rate:g}", str(size), str(rank), *scores, f"{sum(row['seconds'] for row in some) / len(some):.0f}"])
+        lines.append([*(f"{value:g}" for value in values), *scores, f"{sum(row['seconds'] for row in some) / len(some):.0f}"])
     count = "all" if flags.rows is None else f"first {flags.rows:,}"
     print(f"{flags.data}, {count} training rows, {flags.epochs} epochs, best epoch on dev; {len(flags.seeds)} seeds\n")
-    print(markdown(["learning rate", "batch size", "rank", *(f"dev {name}" for name in metrics), "seconds a run"], lines))
+    print(markdown([*(axis.replace("_", " ") for axis in AXES), *(f"dev {name}" for name in metrics), "seconds a run"], lines))
 
 
 def _of(rows: list[dict[str, Any]], metric: str) -> Spread:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from veneer.config import PRESETS, SHORT_FORMS, RunConfig, known_keys, load_config, parse_assignments
+from veneer.config import PRESETS, SHORT_FORMS, RunConfig, TrainingConfig, known_keys, load_config, parse_assignments, settle
 from veneer.errors import ConfigError
 
 
@@ -181,3 +181,27 @@ def test_assignments_are_checked() -> None:
     config = RunConfig()
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         config.lora.rank = 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "epochs", "batch_size", "learning_rate"),
+    [
+        (1, 40, 16, 1e-3),
+        (60, 40, 16, 1e-3),
+        (559, 12, 16, 1e-3),
+        (1999, 4, 16, 1e-3),
+        (2000, 7, 32, 5e-4),
+        (67_349, 3, 32, 5e-4),
+    ],
+)
+def test_few_texts_get_small_steps_and_enough_of_them(texts: int, epochs: int, batch_size: int, learning_rate: float) -> None:
+    settled = settle(TrainingConfig(), texts)
+    assert (settled.epochs, settled.batch_size, settled.learning_rate) == (epochs, batch_size, learning_rate)
+
+
+def test_what_is_given_is_not_settled_otherwise() -> None:
+    given = TrainingConfig(epochs=2, learning_rate=3e-4, gradient_accumulation=4)
+    settled = settle(given, 559)
+    assert (settled.epochs, settled.batch_size, settled.learning_rate) == (2, 16, 3e-4)
+    assert settle(settled, 100_000) == settled
+    assert settle(TrainingConfig(batch_size=64, gradient_accumulation=4), 2560).epochs == 40

@@ -36,11 +36,11 @@ from veneer.labels import LabelSet
 from veneer.model import Classifier, build_classifier, share_inputs
 from veneer.packing import Pooling
 from veneer.precision import Precision, choose_precision, pick_device
+from veneer.run_files import INFO_FILE
 from veneer.tasks import TASKS, Calibration
 from veneer.word_model import build_word_classifier
 
 FORMAT_VERSION = 1
-INFO_FILE = "veneer.json"
 HEAD_FILE = "head.safetensors"
 LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

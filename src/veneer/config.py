@@ -6,6 +6,7 @@ unknown keys. `SHORT_FORMS` maps a command-line flag or a keyword of `veneer.tra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -17,12 +18,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from veneer.errors import ConfigError
+from veneer.run_files import CONFIG_FILE
 
 Column = str | int
+Auto = Literal["auto"]
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
 Preset = Literal["light", "balanced", "strong", "regularised"]
 
-CONFIG_FILE = "config.yaml"  # of a run folder
 ATTENTION_ONLY = "query_value"
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {"lora.rank": 4, "lora.alpha": 8.0, "lora.dropout": 0.1, "lora.target_modules": ATTENTION_ONLY},
@@ -59,6 +61,9 @@ class DataConfig(Section):
     label_separator: str | None = Field(None, min_length=1, description="what separates several labels in one cell")
     label_names: str | list[LabelName] | None = Field(
         None, description="names of the label ids: a file with one a line, or a list"
+    )
+    slice_columns: list[Column] = Field(
+        default_factory=list, description="other columns, such as the source, by whose values the report counts right decisions"
     )
     dev_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training file split off when there is no dev file")
     test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training file split off when there is no test file")
@@ -105,9 +110,15 @@ class LoraSettings(Section):
 class TrainingConfig(Section):
     """How the adapter is trained."""
 
-    epochs: int = Field(3, ge=1, description="passes over the training texts")
-    batch_size: int = Field(32, ge=1, description="texts a step")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the adapter")
+    epochs: Auto | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="passes over the training texts; auto: 3, or as many as make 400 steps, at most 40"
+    )
+    batch_size: Auto | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="texts a step; auto: 32, or 16 for fewer than 2,000 training texts"
+    )
+    learning_rate: Auto | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="peak learning rate of the adapter; auto: 5e-4, or 1e-3 for fewer than 2,000 training texts"
+    )
     head_learning_rate: float | None = Field(None, gt=0, description="peak learning rate of the head; learning_rate when null")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="course of the learning rate after warm-up")
     warmup_ratio: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises")
@@ -131,6 +142,31 @@ class TrainingConfig(Section):
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     patience: int | None = Field(None, ge=1, description="evaluations without a better score before training stops early")
+
+
+class TrainingSettings(TrainingConfig):
+    """The training section with every `auto` that depends on the data settled."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+FEW_TEXTS = 2000  # fewer training texts than this want small steps, and a higher rate: see docs/defaults.md
+FEWEST_STEPS = 400
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 40
+
+
+def settle(training: TrainingConfig, texts: int) -> TrainingSettings:
+    """What `auto` comes to for so many training texts; what is given stays as it is."""
+    few = texts < FEW_TEXTS
+    size = training.batch_size if training.batch_size != "auto" else 16 if few else 32
+    rate = training.learning_rate if training.learning_rate != "auto" else 1e-3 if few else 5e-4
+    epochs = training.epochs
+    if epochs == "auto":
+        steps = math.ceil(math.ceil(texts / size) / training.gradient_accumulation)
+        epochs = min(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / max(1, steps))), MOST_EPOCHS)
+    return TrainingSettings(**training.model_dump() | {"epochs": epochs, "batch_size": size, "learning_rate": rate})
 
 
 class EvaluationConfig(Section):

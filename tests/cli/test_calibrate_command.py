@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,10 +59,14 @@ def test_it_is_stored_and_nothing_else_is_touched(veneer: Command, single: Path,
     result = veneer("calibrate", single, "--data", labelled, "--json")
     assert result.code == 0, result.err
     document, after = json.loads(result.out), contents(single)
-    assert {name for name in after if after[name] != before.get(name)} == {"veneer.json", "report.json"}
+    assert {name for name in after if after[name] != before.get(name)} == {"veneer.json", "report.json", "report.html"}
     assert before.keys() == after.keys()
     assert read_info(single).calibration == document["parameters"]
-    assert json.loads(after["report.json"])["calibration"] == document
+    report = json.loads(after["report.json"])
+    assert report["calibration"] == document
+    assert report["calibrated_since"]
+    assert b"the calibration shown below was stored since" in after["report.html"]
+    assert b"the calibration shown below was stored since" not in before["report.html"]
     assert document["texts"] == ENOUGH
     old, new = (json.loads(files["veneer.json"]) for files in (before, after))
     assert {key for key in new if new[key] != old[key]} <= {"calibration"}
@@ -85,18 +90,28 @@ def test_dev_texts_that_have_changed_are_refused(
     (tmp_path / "train.csv").write_text(before + "another text,good\n", encoding="utf-8")
     changed = veneer("calibrate", folder)
     assert changed.code == 2
-    assert "train.csv is not what the run was trained with" in changed.err
+    assert re.search(r"trained with other texts or labels than are now in .*train\.csv \(train\)\.", changed.err)
     assert "--data FILE" in changed.err
     (tmp_path / "train.csv").write_text(before, encoding="utf-8")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     (folder / "report.json").write_text(json.dumps(report | {"data": {"fingerprints": fingerprints}}), encoding="utf-8")
-    assert "dev.csv is not what" in veneer("calibrate", folder).err
+    assert "dev.csv (dev)" in veneer("calibrate", folder).err
     (tmp_path / "dev.csv").unlink()
     gone = veneer("calibrate", folder)
     assert gone.code == 2
     assert "dev.csv" in gone.err
     assert "--data FILE" in gone.err
     assert read_info(folder).calibration is None
+
+
+def test_a_damaged_report_is_told_and_the_run_is_left_as_it_was(veneer: Command, single: Path, labelled: Path) -> None:
+    report = json.loads((single / "report.json").read_text(encoding="utf-8"))
+    (single / "report.json").write_text(json.dumps(report | {"labels": 3}), encoding="utf-8")
+    before = contents(single)
+    result = veneer("calibrate", single, "--data", labelled)
+    assert result.code == 2
+    assert "the report is damaged: labels" in result.err
+    assert contents(single) == before
 
 
 def test_clear_brings_the_plain_rule_back(veneer: Command, single: Path, labelled: Path) -> None:

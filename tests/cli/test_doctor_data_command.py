@@ -31,7 +31,7 @@ def test_a_clean_file_finds_nothing_and_ends_with_0(doctor: Callable[..., Any], 
     assert result.code == 0, result.out
     assert result.out.rstrip().endswith("nothing found")
     out = " ".join(result.out.split())
-    for expected in ("10 measured steps of 32", "3 epochs will take about", "balanced weight"):
+    for expected in ("10 measured steps of 16", "40 epochs will take about", "balanced weight"):
         assert expected in out
 
 

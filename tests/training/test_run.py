@@ -97,6 +97,7 @@ def test_the_log_and_the_console(finished: tuple[TrainingResult, str]) -> None:
         assert "data: train 42, dev 42, test 9 texts; 2 labels, single_label" in text
         assert re.search(r"train: \d+ texts \(\d+\.\d%\) are longer than 10 tokens and cut", text)
         assert "LoRA, 13 layers" in text
+        assert "44 steps are few to learn from: training.epochs: auto would make 37 epochs, not 4" in text
         assert f"if it stops: veneer train --out {result.folder} --resume\n" in text
         assert re.search(r"epoch 0\.29  step 3/44  dev loss \d\.\d+  macro_f1 \d\.\d+ \(best\)", text)
     assert log.index("LoRA, 13 layers") < log.index("if it stops: ") < log.index("step 3/44")
@@ -204,6 +205,49 @@ def test_nothing_is_overwritten(tmp_path: Path, tiny_base: Base) -> None:
     with pytest.raises(ConfigError, match="is not empty"):
         run(config)
     assert outcome(tmp_path / "run") == before
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_does_not_block_its_folder(
+    tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("veneer.training.run.fit", broken)
+        with pytest.raises(RuntimeError, match="in the first step"):
+            run(config)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "train.log", "metrics.jsonl"}
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is not empty"):
+        run(config)
+    (folder / "notes.txt").unlink()
+    run(config)
+    assert "in the first step" not in (folder / "train.log").read_text(encoding="utf-8")
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("in the first step")
+
+
+def test_the_report_counts_by_the_columns_that_are_named(tmp_path: Path, tiny_base: Base) -> None:
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1, data__slice_columns=["source", "stars"])
+    for name in ("train.csv", "dev.csv"):
+        rows = toy_rows(24)
+        origins = [{"source": "phone" if i < 16 else "letter", "stars": str(i % 2)} for i in range(len(rows))]
+        write_csv(tmp_path / name, [row | origin for row, origin in zip(rows, origins, strict=True)])
+    found = [one for one in run(config).report["diagnosis"]["slices"] if one["by"] == "column"]
+    assert {one["value"]: one["texts"] for one in found} == {
+        "source: phone": 16,
+        "source: letter": 8,
+        "stars: 0": 12,
+        "stars: 1": 12,
+    }
+
+
+def test_a_column_to_count_by_that_is_not_there_is_an_error(tmp_path: Path, tiny_base: Base) -> None:
+    with pytest.raises(DataError, match=r"no column 'lable' for the slices(?s:.*)Fix: --set data\.slice_columns=\[label\]"):
+        run(toy_config(tmp_path, tiny_base("bert"), data__slice_columns=["lable"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unfinished_run_is_not_overwritten_but_offered(

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from veneer.cli import flags
 from veneer.cli.output import print_commands, print_json, print_lines, results
-from veneer.config import CONFIG_FILE
 from veneer.errors import ArtifactError, InputError, Interrupted
+from veneer.run_files import CONFIG_FILE
 
 if TYPE_CHECKING:
     from rich.console import Console

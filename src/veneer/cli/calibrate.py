@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_format
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from veneer.cli import flags
 from veneer.cli.output import messages, print_commands, print_json, print_lines, results
-from veneer.cli.runs import REPORT_FILE, read_report
+from veneer.cli.runs import changed_files, read_report
 from veneer.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from veneer.evaluation.calibration import Fitted
     from veneer.predictor import Predictor
 
-PAGE_FILE = "report.html"
 MOST_ROWS = 30
 _DATA_HELP = escape("labelled file or hub:NAME[/SUBSET][:SPLIT] that took no part in training; the run's dev texts if not given")
 
@@ -105,28 +103,22 @@ def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
         material = read_material(config)
     except InputError as error:
         raise DataError(f"the run's own development texts cannot be read: {error}\n{fix}") from None
-    known = {**_fingerprints(folder), "train": predictor.info.data_fingerprint}
-    for name, fingerprint in material.fingerprints.items():
-        if known.get(name, fingerprint) != fingerprint:
-            place = getattr(config.data, name)
-            raise DataError(f"{place} is not what the run was trained with: its {name} texts or labels have changed. {fix}")
+    if changed := changed_files(folder, config, predictor.info.data_fingerprint, material.fingerprints):
+        raise DataError(f"{folder} was trained with other texts or labels than are now in {', '.join(changed)}. {fix}")
     return run_on(predictor, material.examples["dev"], "calibrating")
 
 
-def _fingerprints(folder: Path) -> dict[str, Any]:
-    found = read_report(folder).get("data", {}).get("fingerprints", {})
-    return found if isinstance(found, dict) else {}
-
-
 def _store(folder: Path, fitted: Fitted | None) -> None:
-    """Into `veneer.json`, and into `report.json` where there is one."""
-    from veneer.artifact import read_info, update_info, write_text
+    """Into `veneer.json`, and into the report and its page where there is one of this version."""
+    from veneer.artifact import read_info, update_info
+    from veneer.evaluation.report import FORMAT_VERSION
+    from veneer.training.finish import write_report
 
     report = read_report(folder)
+    if report.get("format_version") == FORMAT_VERSION:
+        report |= {"calibration": None if fitted is None else fitted.to_json(), "calibrated_since": True}
+        write_report(folder, report)  # before the run itself is changed: a damaged report is an error
     update_info(folder, replace(read_info(folder), calibration=None if fitted is None else fitted.calibration.to_json()))
-    if report:
-        report["calibration"] = None if fitted is None else fitted.to_json()
-        write_text(folder / REPORT_FILE, json_format.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path) -> None:
@@ -137,8 +129,10 @@ def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Pat
         console.print()
         console.print(rule)
     print_lines(console, "", f"Stored in {folder}: predict, evaluate and merge follow it; predict --raw does not.")
-    commands: list[list[object]] = [["veneer", "report", folder]] if (folder / PAGE_FILE).exists() else []
-    commands += [["veneer", "evaluate", folder, "--data", "FILE"], ["veneer", "predict", folder, "--text", "a text"]]
+    commands: list[list[object]] = [
+        ["veneer", "evaluate", folder, "--data", "FILE"],
+        ["veneer", "predict", folder, "--text", "a text"],
+    ]
     print_commands(console, "Next", commands)
 
 

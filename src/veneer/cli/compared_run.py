@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from veneer.artifact import ArtifactInfo, read_info
 from veneer.cli.output import messages, progress_bar
-from veneer.cli.runs import read_report, run_config
+from veneer.cli.runs import changed_files, read_report, run_config
 from veneer.config import RunConfig
 from veneer.errors import DataError
 from veneer.predictor import load
@@ -65,7 +65,7 @@ def open_run(folder: Path) -> ComparedRun:
     report = read_report(folder)
     with messages().status(f"reading the data of {folder}"):
         material = read_material(config)
-    _check_data(folder, info, config, material, report)
+    _check_data(folder, info, config, material)
     return ComparedRun(
         folder,
         info,
@@ -76,15 +76,8 @@ def open_run(folder: Path) -> ComparedRun:
     )
 
 
-def _check_data(folder: Path, info: ArtifactInfo, config: RunConfig, material: Material, report: dict[str, Any]) -> None:
-    trained_with = {**report.get("data", {}).get("fingerprints", {}), "train": info.data_fingerprint}
-    files = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    changed = [
-        f"{files[name]} ({name})"
-        for name, fingerprint in trained_with.items()
-        if name in material.fingerprints and material.fingerprints[name] != fingerprint
-    ]
-    if changed:
+def _check_data(folder: Path, info: ArtifactInfo, config: RunConfig, material: Material) -> None:
+    if changed := changed_files(folder, config, info.data_fingerprint, material.fingerprints):
         raise DataError(
             f"{folder} was trained on other rows than there are now in {', '.join(changed)}: texts or labels differ. "
             "Fix: put back the files it was trained with, or train again"

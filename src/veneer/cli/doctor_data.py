@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.cli.output import messages, print_json, results
-from veneer.config import RunConfig
+from veneer.config import RunConfig, TrainingSettings, settle
 from veneer.errors import BaseError, ConfigError, DataError, VeneerError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class _Report:
     task: str | None
     survey: Survey | None
     measurement: Measurement | None
+    training: TrainingSettings | None  # as `auto` comes out with these texts
     seconds: float | None  # of training, projected
     findings: Sequence[Finding]
 
@@ -73,19 +74,22 @@ def _examine(config: RunConfig) -> _Report:
     splits = {name: reading for name, reading in readings.items() if reading.examples}
     rows = {name: len(reading.examples) for name, reading in readings.items()}
     if "train" not in splits:
-        return _Report(rows, None, None, None, None, ordered(findings))
+        return _Report(rows, None, None, None, None, None, ordered(findings))
     train = splits["train"]
     multi_label = train.multi_label if config.task == "auto" else config.task == "multi_label"
     task = TASKS["multi_label" if multi_label else "single_label"]
     seen = LabelSet.from_labels(label for example in train.examples for label in example.labels)
     labels = LabelSet(columns.label_names) if columns.label_names else seen
+    texts = _training_texts(config, rows)
+    training = settle(config.training, texts)
+    config = config.model_copy(update={"training": training})
     # measured first, so that the peak of memory is that of training
     tokenization, measurement, found = _with_base(config, train, labels, task)
     with messages().status("looking at texts and labels"):
         surveyed = survey(splits, labels, task, tokenization, named=columns.label_names is not None)
     findings += [*found, *surveyed.findings]
-    seconds = None if measurement is None else _epochs(config, rows) / measurement.texts_per_second
-    return _Report(rows, task.name, surveyed, measurement, seconds, ordered(findings))
+    seconds = None if measurement is None else texts * training.epochs / measurement.texts_per_second
+    return _Report(rows, task.name, surveyed, measurement, training, seconds, ordered(findings))
 
 
 def _read(config: RunConfig) -> tuple[dict[str, Reading], list[Finding]]:
@@ -157,11 +161,11 @@ def _failure(rule: str, error: VeneerError) -> Finding:
     return Finding(rule, "error", message, 1, fix or "--base with a folder that holds a base, or a model id of the hub")
 
 
-def _epochs(config: RunConfig, rows: Mapping[str, int]) -> float:
-    """Texts that the configured run trains on, all epochs together."""
+def _training_texts(config: RunConfig, rows: Mapping[str, int]) -> int:
+    """Texts that the configured run trains on, what is split off not among them."""
     parts = {"dev": config.data.dev_fraction, "test": config.data.test_fraction}
     share = 1 - sum(fraction for name, fraction in parts.items() if name not in rows)
-    return rows["train"] * share * config.training.epochs
+    return round(rows["train"] * share)
 
 
 def _document(report: _Report) -> dict[str, Any]:
@@ -187,8 +191,8 @@ def _show(console: Console, config: RunConfig, report: _Report) -> None:
         console.print(_split_table(report, config.data.max_length))
         console.print()
         console.print(_label_table(report.survey, report.rows["train"]))
-        if report.measurement is not None and report.seconds is not None:
-            console.print(_expectation(config, report.measurement, report.seconds))
+        if report.measurement is not None and report.training is not None and report.seconds is not None:
+            console.print(_expectation(config.base, report.training, report.measurement, report.seconds))
         console.print()
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
     table.add_column(width=1)
@@ -272,13 +276,13 @@ def _cell(name: str) -> Text:
     return Text(shown(name, 40))
 
 
-def _expectation(config: RunConfig, measured: Measurement, seconds: float) -> Text:
+def _expectation(base: str, training: TrainingSettings, measured: Measurement, seconds: float) -> Text:
     memory = "" if measured.peak_bytes is None else f", {measured.peak_bytes / 2**30:.1f} GiB of memory at most"
     padded = f"; texts are padded: {measured.padding}" if measured.padding else ""
     text = (
-        f"{config.base} on this machine: {measured.texts_per_second:,.0f} texts/s in {measured.steps} measured steps of "
-        f"{config.training.batch_size} ({measured.device}, {measured.precision}{padded}){memory}. "
-        f"{config.training.epochs} epochs will take about {_duration(seconds)}, evaluations not counted."
+        f"{base} on this machine: {measured.texts_per_second:,.0f} texts/s in {measured.steps} measured steps of "
+        f"{training.batch_size} ({measured.device}, {measured.precision}{padded}){memory}. "
+        f"{training.epochs} epochs will take about {_duration(seconds)}, evaluations not counted."
     )
     return Text(f"\n{text}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,8 @@ def read_labelled(predictor: Predictor, config: RunConfig, source: str, doing: s
     info = predictor.info
     if info.pair and config.data.pair is None:
         raise InputError(f"this model was trained on pairs of texts. Fix: --pair COLUMN of {source}")
-    reading = read_examples(source, columns_of(config.data), default_split="test")
+    columns = replace(columns_of(config.data), slices=())  # scored as a whole: another file need not have them
+    reading = read_examples(source, columns, default_split="test")
     problems = [*reading.problems, *check_labels(reading, info.label_set, info.task == "multi_label")]
     raise_on_errors(problems)
     if problems:

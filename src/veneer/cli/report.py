@@ -12,9 +12,7 @@ import typer
 from veneer.cli import flags
 from veneer.cli.output import messages, print_lines, results
 from veneer.errors import ArtifactError
-
-REPORT_FILE = "report.json"
-PAGE_FILE = "report.html"
+from veneer.run_files import PAGE_FILE, REPORT_FILE
 
 
 def report(

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from veneer.artifact import INFO_FILE
-from veneer.config import CONFIG_FILE, RunConfig, load_config
+from veneer.config import RunConfig, load_config
 from veneer.errors import ArtifactError
-
-REPORT_FILE = "report.json"
+from veneer.run_files import CONFIG_FILE, INFO_FILE, REPORT_FILE
 
 
 def is_run(path: Path) -> bool:
@@ -40,6 +38,19 @@ def run_config(folder: Path, overrides: Mapping[str, Any] | None = None, instead
         f"{folder} has no {CONFIG_FILE}, which says what it was trained with. "
         f"Fix: copy that file too{f', or give {flags}' if flags else ''}"
     )
+
+
+def changed_files(folder: Path, config: RunConfig, trained_on: str, found: Mapping[str, str]) -> list[str]:
+    """The files of a run whose texts or labels are no longer what it was trained with, each as `PLACE (split)`.
+
+    Args:
+        trained_on: fingerprint of the training texts, of `veneer.json`; those of the other files are in `report.json`.
+        found: split -> fingerprint of what its file holds now.
+    """
+    of_report = read_report(folder).get("data", {}).get("fingerprints", {})
+    known = {**(of_report if isinstance(of_report, dict) else {}), "train": trained_on}
+    changed = [name for name, fingerprint in found.items() if known.get(name, fingerprint) != fingerprint]
+    return [f"{getattr(config.data, name)} ({name})" for name in changed]
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -58,11 +58,19 @@ def read_examples(source: str | Path, columns: Columns, *, default_split: str = 
     examples: tuple[Example, ...] = ()
     multi_label, label_column = False, None
     if table.rows:
-        text, pair, label = _find(table, columns, require_labels)
+        text, pair, label, slices = _find(table, columns, require_labels)
         texts = _texts(table, text, log)
-        pairs = _texts(table, pair, log) if pair is not None else None
+        pairs = _texts(table, pair, log) if pair is not None else [None] * len(table.rows)
+        whole = [pair is None or one is not None for one in pairs]
         labels = _labels(table, label, columns, log, require_labels)
-        examples = _usable(table, texts, pairs, labels.labels)
+        others = _slices(table, slices)
+        examples = tuple(
+            Example(text, second, names, row, other)
+            for text, second, usable, names, row, other in zip(
+                texts, pairs, whole, labels.labels, table.rows, others, strict=True
+            )
+            if text is not None and usable and names is not None
+        )
         multi_label, label_column = labels.multi_label, ", ".join(table.names[place] for place in label) or None
     elif not table.problems:
         log.add(_NO_ROWS)
@@ -82,11 +90,12 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, int | None, list[int]]:
-    """The places of the text, its pair and the labels that are there."""
+def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, int | None, list[int], list[int]]:
+    """The places of the text, its pair, the labels that are there, and the columns to slice by."""
     text = find_column(table, columns.text)
     pair = find_column(table, columns.pair) if columns.pair is not None else None
     labels = [find_column(table, column) for column in columns.label]
+    slices = [find_column(table, column) for column in columns.slices]
     missing: list[tuple[str, str | int]] = []
     if text is None:
         missing.append(("text", columns.text))
@@ -94,9 +103,10 @@ def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, in
         missing.append(("pair", columns.pair))
     if require_labels:
         missing += [("label", column) for column, place in zip(columns.label, labels, strict=True) if place is None]
+    missing += [("slices", column) for column, place in zip(columns.slices, slices, strict=True) if place is None]
     if text is None or missing:
         raise missing_columns(table, missing)
-    return text, pair, [place for place in labels if place is not None]
+    return text, pair, [place for place in labels if place is not None], [place for place in slices if place is not None]
 
 
 def _texts(table: Table, column: int, log: ProblemLog) -> list[str | None]:
@@ -140,17 +150,13 @@ def _labels(table: Table, places: list[int], columns: Columns, log: ProblemLog, 
     return read_labels(table, cells, log, separator=separator, names=names, required=required)
 
 
-def _usable(
-    table: Table, texts: list[str | None], pairs: list[str | None] | None, labels: list[tuple[str, ...] | None]
-) -> tuple[Example, ...]:
-    if pairs is None:
-        return tuple(
-            Example(text, None, names, row)
-            for text, names, row in zip(texts, labels, table.rows, strict=True)
-            if text is not None and names is not None
-        )
-    return tuple(
-        Example(text, pair, names, row)
-        for text, pair, names, row in zip(texts, pairs, labels, table.rows, strict=True)
-        if text is not None and pair is not None and names is not None
-    )
+def _slices(table: Table, places: list[int]) -> list[tuple[str, ...]]:
+    """`[N]`: each row's cells in the columns at `places`, a number as its own text."""
+    if not places:
+        return [()] * len(table.rows)
+    columns = [[_plain(cell) for cell in table.cells(place)] for place in places]
+    return list(zip(*columns, strict=True))
+
+
+def _plain(cell: object) -> str:
+    return str(cell) if isinstance(cell, (list, tuple, dict, set, bytes)) else label_name(cell)

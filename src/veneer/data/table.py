@@ -73,7 +73,8 @@ def missing_columns(table: Table, missing: Sequence[tuple[str, str | int]]) -> D
     fixes = []
     for role, column in missing:
         near = _nearest(str(column), table.names)
-        fixes.append(f"--{role} {near}" if near is not None else f"--{role} NAME")
+        name = "NAME" if near is None else near
+        fixes.append(f"--set data.slice_columns=[{name}]" if role == "slices" else f"--{role} {name}")
     lines.append(f"  Fix: {' '.join(fixes)}; in a file without a header give all columns by number, from 0: --text 0 --label 1")
     if table.hint:
         lines.append(f"  {table.hint}")

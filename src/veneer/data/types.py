@@ -13,7 +13,7 @@ class Columns:
     """Where in a row the text, its pair and its labels are: names, or numbers from 0.
 
     Several label columns are either 0/1 indicators (the column's name is the label) or columns whose labels are joined,
-    such as `primary` and `secondary`.
+    such as `primary` and `secondary`. `slices` are others, which the model never sees: the report counts by them.
     """
 
     text: str | int = "text"
@@ -22,16 +22,23 @@ class Columns:
     label_separator: str | None = None
     label_names: tuple[str, ...] | None = None
     encoding: str = "utf-8"
+    slices: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: a text, perhaps its pair, and its labels (the primary one first); `row` is its 1-based row in the file."""
+    """One row: a text, perhaps its pair, and its labels (the primary one first).
+
+    Attributes:
+        row: 1-based row in the file.
+        slices: the cells of the columns in `Columns.slices`, as text; empty where a cell is.
+    """
 
     text: str
     pair: str | None
     labels: tuple[str, ...]
     row: int
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MESSAGES = (
 
 
 def demo_config(out: Path) -> RunConfig:
-    """The configuration of the demo's run."""
+    """The configuration of the demo's run: where the data is, and the defaults for the rest."""
     return load_config(
         None,
         {
@@ -33,9 +33,6 @@ def demo_config(out: Path) -> RunConfig:
             "data.text": "text",
             "data.label": ["primary", "secondary"],
             "data.label_separator": ";",
-            "training.epochs": 12,
-            "training.batch_size": 16,
-            "training.learning_rate": 2e-3,
             "out": str(out),
         },
     )

@@ -66,6 +66,8 @@ class Findings:
 def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], findings: Findings) -> dict[str, Any]:
     """The content of `report.json`: plain JSON values.
 
+    `calibrated_since` turns true when another calibration is stored: the scores are then by the one before.
+
     Args:
         facts: the run.
         evaluations: the kept adapter's scores by split (`dev`, and `test` where there is one).
@@ -91,6 +93,7 @@ def build_report(facts: RunFacts, evaluations: Mapping[str, Evaluation], finding
         "configuration": dict(facts.configuration),
         "data": {"fingerprints": dict(facts.fingerprints)},
         "history": _thinned(facts.history),
+        "calibrated_since": False,
         **{
             name: None if one is None else one.to_json()
             for name, one in {

@@ -36,6 +36,7 @@ class Progress:
         epoch: epochs done.
         batch: batches of the current epoch done.
         best_score: the best score on dev so far (higher is better), or None before the first evaluation.
+        best_loss: the loss on dev beside it, which decides between equal scores.
         best_step: its step.
         stale: evaluations since then.
         seconds: time spent in training steps; evaluations and checkpoints are not counted.
@@ -48,6 +49,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best_score: float | None = None
+    best_loss: float | None = None
     best_step: int = 0
     stale: int = 0
     seconds: float = 0.0

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
-from veneer.artifact import INFO_FILE, ArtifactInfo, load_artifact, package_versions, save_artifact, write_text
+from veneer.artifact import ArtifactInfo, load_artifact, package_versions, save_artifact, write_text
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import Prompt, encode
@@ -32,6 +32,7 @@ from veneer.evaluation.report import Findings, RunFacts, build_report
 from veneer.inference import compute_logits
 from veneer.model import Classifier
 from veneer.precision import Precision
+from veneer.run_files import INFO_FILE, PAGE_FILE, REPORT_FILE
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import judge_against_text, judged_split
 from veneer.training.checkpoint import Progress
@@ -41,8 +42,6 @@ from veneer.training.tracking import Tracker
 
 PROBES = 16  # at most so many development texts have their logits compared after saving
 PROBE_TOLERANCE = 1e-5
-REPORT_FILE = "report.json"
-PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,18 @@ def finish(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
     diagnosis = diagnose(_evidence(setting, logits["dev"], calibration, tracker))
     findings = Findings(verdict, fitted, diagnosis)
     report = build_report(_facts(setting, job, progress, tracker), evaluations, findings)
-    write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(folder / PAGE_FILE, render_page(report))
+    write_report(folder, report)
     _save(setting, progress, last, evaluations["dev"], fitted)
     probes = _verify(setting)
     tracker.note(f"saved in {folder}: loaded again, logits of {probes} texts are the same")
     return TrainingResult(folder, report, evaluations, verdict, diagnosis)
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """`report.json` of a run folder, and the page that shows it."""
+    page = render_page(report)
+    write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / PAGE_FILE, page)
 
 
 def _calibrate(setting: Setting, logits: Tensor, tracker: Tracker) -> Fitted | None:
@@ -113,6 +118,9 @@ def _calibrate(setting: Setting, logits: Tensor, tracker: Tracker) -> Fitted | N
         return None
     split, task = setting.splits["dev"], setting.material.task
     fitted = fit_calibration(logits, split.targets, task, bootstrap=evaluation.bootstrap, seed=setting.config.seed)
+    if not fitted.parts:
+        tracker.say(f"not calibrated: {fitted.rule.reason}")
+        return fitted
     before, after = fitted.before.scores()["ece"], fitted.after.scores()["ece"]
     tracker.say(
         f"calibrated on {fitted.texts:,} dev texts: calibration error {before:.3f} -> {after:.3f} on held-out parts; "
@@ -169,6 +177,9 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, tracke
         train_texts=[*(example.text for example in train.examples), *second],
         train_counts=counts.numpy(),
         history=tracker.history,
+        columns={
+            str(name): [example.slices[i] for example in dev.examples] for i, name in enumerate(setting.config.data.slice_columns)
+        },
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from veneer import lora
-from veneer.config import TrainingConfig
+from veneer.config import TrainingSettings
 from veneer.errors import Interrupted, TrainingError
 from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
 from veneer.inference import compute_logits
@@ -27,6 +27,7 @@ from veneer.training.optim import build_optimizer, learning_rate_factor, set_lea
 from veneer.training.prepare import Split
 from veneer.training.tracking import Tracker
 
+STANDSTILL = 1e-10
 PROBE_STEPS = 3  # after this many steps the adapter must have moved
 MOST_SAMPLED = 1000  # training texts that are evaluated beside dev
 
@@ -45,7 +46,7 @@ class Job:
     objective: Objective
     train: Split
     dev: Split
-    settings: TrainingConfig
+    settings: TrainingSettings
     metric: str
     seed: int
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
@@ -187,14 +188,20 @@ def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
     if row["step"] != min(PROBE_STEPS, job.steps):
         return
     layers = lora.lora_layers(job.model.network)
-    still = [name for name, layer in layers.items() if not bool(layer.lora_B.any())]
+    still = [name for name, layer in layers.items() if _stands_still(layer)]
     if layers and len(still) == len(layers) and not skipped:  # a head alone has none
         raise TrainingError(
-            f"after {row['step']} steps no LoRA layer has moved from zero, so nothing is learned. "
+            f"after {row['step']} steps no LoRA layer has moved from where it began, so nothing is learned. "
             f"Fix: a higher training.learning_rate (now {job.settings.learning_rate:g}), or other lora.target_modules"
         )
     if still:
         tracker.note(f"{len(still)} of {len(layers)} LoRA layers have not moved after {row['step']} steps: {', '.join(still)}")
+
+
+def _stands_still(layer: lora.LoraLinear) -> bool:
+    """Whether no weight changes by as much as float32 rounds it: those of a base are about 0.01."""
+    largest = layer.scale * layer.rank * float(layer.lora_A.detach().abs().max()) * float(layer.lora_B.detach().abs().max())
+    return largest < STANDSTILL
 
 
 def _calmer(job: Job) -> str:
@@ -222,9 +229,10 @@ def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
     if not math.isfinite(scores["loss"]):
         raise TrainingError(f"step {progress.step}: the loss on dev is {scores['loss']}. {_calmer(job)}")
     score = -scores[job.metric] if job.metric in LOWER_IS_BETTER else scores[job.metric]
-    best = progress.best_score is None or score > progress.best_score
+    best = _is_better(score, scores["loss"], progress)
     if best:
-        progress.best_score, progress.best_step, progress.stale = score, progress.step, 0
+        progress.best_score, progress.best_loss = score, scores["loss"]
+        progress.best_step, progress.stale = progress.step, 0
         progress.best_tensors = trained_tensors(job.model)
     else:
         progress.stale += 1
@@ -237,6 +245,13 @@ def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
         f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  dev loss {scores['loss']:.4f}  "
         f"{job.metric} {scores[job.metric]:.4f}{' (best)' if best else ''}  {speed:.0f} texts/s"
     )
+
+
+def _is_better(score: float, loss: float, progress: Progress) -> bool:
+    """Of equal scores the one with the lower loss: early on macro F1 may stand still, at 0, while the loss falls."""
+    if progress.best_score is None or progress.best_loss is None:
+        return True
+    return (score, -loss) > (progress.best_score, -progress.best_loss)
 
 
 def _scores(job: Job, split: Split) -> dict[str, float]:

@@ -86,7 +86,7 @@ def measure(
     job = make_job(model, config, task, labels, split, split, precision)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    longest, *batches = _batches(split, config.training.batch_size, config.seed)
+    longest, *batches = _batches(split, job.settings.batch_size, config.seed)
     optimizer, progress = start_optimizer(job), Progress(step=1)
     model.train()
     run_step(job, optimizer, progress, [longest])

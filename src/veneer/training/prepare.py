@@ -102,7 +102,9 @@ def columns_of(data: DataConfig) -> Columns:
             names = [line.strip() for line in Path(names).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"data.label_names: cannot read {data.label_names}: {error}") from None
-    return Columns(data.text, data.pair, tuple(label), data.label_separator, tuple(names) if names else None, data.encoding)
+    given = tuple(names) if names else None
+    slices = tuple(data.slice_columns)
+    return Columns(data.text, data.pair, tuple(label), data.label_separator, given, data.encoding, slices)
 
 
 def read_material(config: RunConfig) -> Material:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer import lora
-from veneer.artifact import INFO_FILE, write_text
+from veneer.artifact import write_text
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
-from veneer.config import CONFIG_FILE, RunConfig
+from veneer.config import RunConfig, TrainingConfig, settle
 from veneer.config import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
 from veneer.model import Classifier
 from veneer.packing import describe_plan
+from veneer.run_files import CONFIG_FILE, INFO_FILE, LOG_FILE, METRICS_FILE
 from veneer.tasks import Task
 from veneer.training.checkpoint import Checkpoints, has_checkpoint
 from veneer.training.finish import Setting, TrainingResult, finish
@@ -30,6 +32,8 @@ from veneer.training.prepare import Material, encode_split, read_material
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
 from veneer.training.verbaliser import describe, prompt_of, resolved
+
+FEW_STEPS = 150  # of a whole run
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> TrainingResult:
@@ -60,7 +64,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     checkpoints = Checkpoints(folder, _identity(setting))
     if resume:
         checkpoints.check()  # before anything in the folder is touched
-    _open_folder(setting)
+    _open_folder(setting, resume)
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
         try:
@@ -97,13 +101,19 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
         folder = Path(config.out)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file, and nothing is overwritten. Fix: another --out")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not _is_free(folder):
             unfinished = has_checkpoint(folder) and not (folder / INFO_FILE).exists()
             other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
     stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
     return free_folder(Path("runs") / stem)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing would be lost: the folder is empty, or a run stopped in it before it had a checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or names == {CONFIG_FILE, LOG_FILE, METRICS_FILE}
 
 
 def free_folder(stem: Path) -> Path:
@@ -117,9 +127,12 @@ def _resume_command(folder: Path) -> str:
     return f"veneer train --out {shlex.quote(str(folder))} --resume"
 
 
-def _open_folder(setting: Setting) -> None:
+def _open_folder(setting: Setting, resume: bool) -> None:
     try:
         setting.folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in (LOG_FILE, METRICS_FILE):
+                (setting.folder / name).unlink(missing_ok=True)
         write_text(setting.folder / CONFIG_FILE, setting.config.to_yaml())
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {setting.folder}: {error.strerror}. Fix: another --out") from None
@@ -152,7 +165,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
             "task": task.name,
             "pooling": model.plan.pooling,
             "out": str(folder),
-            "training": config.training.model_copy(update={"precision": precision.name}),
+            "training": settle(config.training, len(splits["train"])).model_copy(update={"precision": precision.name}),
         }
     )
     return Setting(config, folder, material, base, fingerprint(base), tokenizer, model, splits, precision, prompt)
@@ -172,7 +185,7 @@ def _identity(setting: Setting) -> dict[str, Any]:
     for key in ("train", "dev", "test", "corrections"):  # their content counts, not their place
         config["data"].pop(key)
     lengths = setting.splits["train"].texts.lengths
-    plan = describe_plan(lengths, setting.config.training.batch_size, setting.config.seed)
+    plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
     return {
         "configuration": config,
         "data": setting.material.fingerprints,
@@ -202,8 +215,21 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
     if setting.prompt is not None:
         for line in describe(setting.prompt, setting.material.labels, setting.tokenizer, splits["train"].texts):
             tracker.say(line)
+    if (few := _few_steps(setting)) is not None:
+        tracker.say(few)
     tracker.show(_parameter_table(model))
     tracker.say(f"if it stops: {_resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+
+
+def _few_steps(setting: Setting) -> str | None:
+    """A word on a run too short to learn much."""
+    training, texts = setting.config.training, len(setting.splits["train"])
+    given, advised = settle(training, texts), settle(TrainingConfig(**training.model_dump() | {"epochs": "auto"}), texts)
+    batches = math.ceil(texts / given.batch_size)
+    steps = math.ceil(batches / given.gradient_accumulation) * given.epochs
+    if steps >= FEW_STEPS or advised.epochs <= given.epochs:
+        return None
+    return f"{steps} steps are few to learn from: training.epochs: auto would make {advised.epochs} epochs, not {given.epochs}"
 
 
 def _threads(count: int) -> str:

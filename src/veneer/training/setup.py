@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from veneer.bases import BaseLocation
-from veneer.config import RunConfig
+from veneer.config import RunConfig, settle
 from veneer.data import Prompt
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
@@ -67,7 +67,7 @@ def make_job(
     Raises:
         ConfigError: weights are not given for every label.
     """
-    training, device = config.training, model.device
+    training, device = settle(config.training, len(train)), model.device
     weights = _class_weights(training.class_weights, labels, task, train)
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from veneer.artifact import write_text
+from veneer.run_files import LOG_FILE, METRICS_FILE
 
 
 class Tracker:
@@ -32,10 +33,10 @@ class Tracker:
 
     def __init__(self, folder: Path, console: Console, *, keep: bool = False) -> None:
         self._console = console
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS_FILE
         self.history: list[dict[str, Any]] = _read_rows(self._path) if keep else []
         self._metrics: TextIO = self._path.open("a", encoding="utf-8")
-        self._log: TextIO = (folder / "train.log").open("a", encoding="utf-8")
+        self._log: TextIO = (folder / LOG_FILE).open("a", encoding="utf-8")
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 

@@ -334,6 +334,7 @@ class Report(_Part):
     history: Many[Moment] = ()
     verdict: Verdict | None = None
     calibration: Calibrated | None = None
+    calibrated_since: bool = False
     diagnosis: Diagnosis | None = None
 
 
