@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from veneer.data import EncodedTexts
 
@@ -74,6 +74,20 @@ def make_texts() -> Callable[..., EncodedTexts]:
         return EncodedTexts(ids, types, np.concatenate([[0], np.cumsum(lengths)]), 0)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_causal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_causal("qwen2")` is a whole tiny random language model of that family, with its output matrix; as `tiny_base`."""
+    made: dict[str, Path] = {}
+
+    def base(family: str = "qwen2") -> Path:
+        if family not in made:
+            folder = tmp_path_factory.mktemp("causal") / family
+            made[family] = save_tiny_base(family, folder, AutoModelForCausalLM)
+        return made[family]
+
+    return base
 
 
 # Tiny bases: two layers, width 32, four heads, 160 positions. The initial weights are large enough for attention to be far from
@@ -134,7 +148,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tiny_base(family: str, folder: Path) -> Path:
+def save_tiny_base(family: str, folder: Path, model_class: Any = AutoModel) -> Path:
     """Save a tiny random base of `family` with its tokenizer in `folder`; the same files on every call."""
     tokenizer = make_tokenizer(family)
     ids = {
@@ -144,7 +158,7 @@ def save_tiny_base(family: str, folder: Path) -> Path:
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **copy.deepcopy(SHAPES[family]), **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModel.from_config(config)
+        model = model_class.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -33,7 +33,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
-from veneer.errors import ArtifactError, DataError, LoraError
+from veneer.data import EncodedTexts, Prompt, encode, make_prompt
+from veneer.errors import ArtifactError, ConfigError, DataError, LoraError
 from veneer.heads import HeadPlan
 from veneer.labels import LabelSet
 from veneer.methods import METHODS, Stored
@@ -43,6 +44,7 @@ from veneer.precision import Precision, choose_precision, pick_device
 from veneer.quantise import BasePrecision
 from veneer.run_files import CONFIG_FILE, INFO_FILE
 from veneer.tasks import TASKS, Calibration
+from veneer.word_model import build_word_classifier
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # of 1 is a folder from before there was `method`: LoRA
@@ -59,7 +61,7 @@ class ArtifactInfo:
         task: single_label | multi_label.
         labels: the C label names, by id.
         pooling: cls | mean | last.
-        own_head: True where the head is the base family's own.
+        own_head: True where the head is the base family's own, or its output matrix.
         base: the name the base was asked for by.
         base_id: the name others know it by.
         base_fingerprint: of the base's configuration and weights.
@@ -73,6 +75,7 @@ class ArtifactInfo:
         calibration: how logits become decisions; null for the plain rule.
         versions: package -> version.
         members: how many runs an ensemble averages; 0 for a run with an adapter of its own.
+        verbaliser: the prompt's template and the label words (`Prompt.to_json`); null for a head.
     """
 
     task: str
@@ -92,6 +95,7 @@ class ArtifactInfo:
     calibration: dict[str, Any] | None = None
     base_precision: str = "auto"
     members: int = 0
+    verbaliser: dict[str, Any] | None = None
 
     @property
     def label_set(self) -> LabelSet:
@@ -111,6 +115,11 @@ class Loaded:
     tokenizer: PreTrainedTokenizerFast
     base: BaseLocation
     precision: Precision
+    prompt: Prompt | None
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> EncodedTexts:
+        """Texts as the run's model takes them: cut to its length, and in its prompt where it has one."""
+        return encode(self.tokenizer, texts, pairs, self.info.max_length, self.prompt)
 
 
 def package_versions() -> dict[str, str]:
@@ -230,14 +239,17 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     chosen = choose_precision(precision, device)
     stored = _read_stored(folder, info.method)
     bits = base_precision or info.base_precision
-    model = _build(info, location, chosen, bits)
+    tokenizer = load_tokenizer(BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}"))
+    prompt = _prompt(folder, info, tokenizer)
+    if (prompt is not None) != stored.reads_words:
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: verbaliser is not that of the adapter, which says how it is read")
+    model = _build(info, location, chosen, bits, prompt)
     if precision == "auto" and chosen.name != "fp32" and stored.trains_base(model):
         chosen = Precision("fp32", "weights of the base were trained")
-        model = _build(info, location, chosen, bits)
+        model = _build(info, location, chosen, bits, prompt)
     _fill(folder, model, stored, f"{len(info.labels)} labels")
     model.to(device)
-    own = BaseLocation(str(folder), "folder", folder, str(folder), f"folder {folder}")
-    return Loaded(info, model.eval(), load_tokenizer(own), location, chosen)
+    return Loaded(info, model.eval(), tokenizer, location, chosen, prompt)
 
 
 def resume_command(folder: Path) -> str:
@@ -300,8 +312,29 @@ def _read_stored(folder: Path, method: str) -> Stored:
         raise ArtifactError(f"{folder}: {error}") from None
 
 
-def _build(info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: str) -> Classifier:
-    """A classifier with the head of the run, its weights still those of the base."""
+def _prompt(folder: Path, info: ArtifactInfo, tokenizer: PreTrainedTokenizerFast) -> Prompt | None:
+    """The prompt of a run that reads label words."""
+    if info.verbaliser is None:
+        return None
+    words = dict(zip(info.labels, info.verbaliser["words"], strict=True))
+    template, normalised = info.verbaliser["template"], info.verbaliser["length_normalised"]
+    try:
+        return make_prompt(tokenizer, template, words, length_normalised=normalised, pair=info.pair, max_length=info.max_length)
+    except ConfigError as error:
+        raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
+
+
+def _build(
+    info: ArtifactInfo, location: BaseLocation, precision: Precision, base_precision: str, prompt: Prompt | None
+) -> Classifier:
+    """A classifier with the head or the label words of the run, its weights still those of the base."""
+    if prompt is not None:
+        if base_precision != "auto":
+            raise ConfigError(
+                f"base_precision: label words are read from a base in full precision, not in {base_precision}. "
+                "Fix: base_precision: auto"
+            )
+        return build_word_classifier(location, prompt, dtype=precision.dtype)
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(
         location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision
@@ -368,12 +401,25 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
         "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
+        "verbaliser": tree.get("verbaliser") is None or (not members and _is_verbaliser(tree["verbaliser"], labels)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "method": method is not None,
         "members": type(members) is int and members >= 0,
         "files": isinstance(files, dict) and (bool(members) or method is None or set(method.files) <= files.keys()),
     }
     return [key for key, is_sound in sound.items() if not is_sound]
+
+
+def _is_verbaliser(found: Any, labels: int) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() == {"template", "words", "length_normalised"}
+        and isinstance(found["template"], str)
+        and isinstance(found["length_normalised"], bool)
+        and isinstance(found["words"], list)
+        and len(found["words"]) == labels
+        and all(isinstance(word, str) for word in found["words"])
+    )
 
 
 def _check_calibration(folder: Path, info: ArtifactInfo) -> None:

@@ -30,6 +30,7 @@ from transformers import (
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -230,6 +231,21 @@ def load_sequence_classifier(
     config = load_config(location)
     config.num_labels = num_labels
     return _load(AutoModelForSequenceClassification, location, config, dtype, attention)
+
+
+def load_causal_lm(location: BaseLocation, *, dtype: torch.dtype, attention: str | None) -> nn.Module:
+    """The base with its output matrix over the vocabulary.
+
+    Raises:
+        BaseError: as `load_encoder`, or the checkpoint has no output matrix.
+    """
+    model, missing = _load(AutoModelForCausalLM, location, load_config(location), dtype, attention)
+    if missing:  # it would be random
+        raise BaseError(
+            f"the weights of {location.name} lack {', '.join(missing)}, which label words are read by. "
+            "Fix: a checkpoint of the whole language model, or no verbaliser.template, for a head"
+        )
+    return model
 
 
 def _load(

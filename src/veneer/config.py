@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from veneer.errors import ConfigError
 from veneer.run_files import CONFIG_FILE
@@ -84,6 +84,25 @@ class DataConfig(Section):
     test_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training file split off when there is no test file")
     max_length: int = Field(128, ge=4, description="longest text in tokens, special tokens included; longer ones are cut")
     encoding: str = Field("utf-8", description="encoding of CSV, TSV and JSON files")
+
+
+class VerbaliserConfig(Section):
+    """Classifying by label words: a causal base answers a prompt with one word a label."""
+
+    template: str | None = Field(
+        None,
+        description="prompt with {text} (and {pair}) that a label word answers, or chat: the tokenizer's chat template around "
+        "the instruction; null for a head",
+    )
+    instruction: str | None = Field(
+        None, description="what the user says in the chat, with {text} (and {pair}); a plain question when null"
+    )
+    words: dict[LabelName, LabelName] | None = Field(
+        None, description="label -> its word; the labels' own names when null (YAML reads an unquoted yes or no as true or false)"
+    )
+    length_normalised: bool = Field(
+        False, description="score words of several tokens by the mean log-probability of their tokens"
+    )
 
 
 class LoraSettings(Section):
@@ -207,12 +226,18 @@ class RunConfig(Section):
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
     method: MethodName = Field("lora", description="of fine-tuning: " + " | ".join(get_args(MethodName)))
     data: DataConfig = Field(default_factory=DataConfig)
+    verbaliser: VerbaliserConfig = Field(default_factory=VerbaliserConfig)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     out: str | None = Field(None, description="run folder to write")
     seed: int = Field(42, ge=0, lt=2**63, description="seed of the split, the order, the initial adapter and dropout")
+
+    @field_validator("verbaliser", mode="before")
+    @classmethod
+    def _no_verbaliser(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     def to_yaml(self) -> str:
         """The configuration as `config.yaml` holds it."""
@@ -235,6 +260,8 @@ SHORT_FORMS: dict[str, str] = {
     "label_names": "data.label_names",
     "max_length": "data.max_length",
     "encoding": "data.encoding",
+    "template": "verbaliser.template",
+    "length_normalised": "verbaliser.length_normalised",
     "preset": "lora.preset",
     "rank": "lora.rank",
     "alpha": "lora.alpha",

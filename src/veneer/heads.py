@@ -59,6 +59,20 @@ def plan_head(config: PreTrainedConfig, pooling: str, advised: Pooling | None, c
     return HeadPlan(chosen, own)  # type: ignore[arg-type]
 
 
+def word_softcap(config: PreTrainedConfig) -> float | None:
+    """What a causal family bounds the logits of its vocabulary by, or None.
+
+    Raises:
+        BaseError: the base is not causal, or its family's output is not known here.
+    """
+    if config.model_type not in _CAUSAL_HEADS:
+        raise BaseError(
+            f"{config.model_type} does not answer a prompt with a label word: it is no causal base that veneer knows as one "
+            f"({', '.join(sorted(_CAUSAL_HEADS))}). Fix: one of those, or no verbaliser.template, for a head"
+        )
+    return getattr(config, "final_logit_softcapping", None)
+
+
 def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
     """`[T, H]` hidden states of a pack -> `[N, H]` float32, one vector a text."""
     if pooling != "mean":

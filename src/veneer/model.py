@@ -38,6 +38,7 @@ from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
 from veneer.packing import Batch, PackedBatch, Segments
 from veneer.quantise import quantise
+from veneer.word_head import WordHead
 
 # Where new shapes cost time, packs have a multiple of so many rows (1 % more of them, and few shapes) from so many rows on.
 ROWS_MULTIPLE = 32
@@ -72,8 +73,10 @@ class Classifier(nn.Module):
     The base's own dropout stays off: it is frozen, and the adapter has its own. That of the family's head is on in training.
 
     Attributes:
-        network: transformers' sequence classifier where the head is the family's own, else its bare encoder.
+        network: transformers' sequence classifier where the head is the family's own, its language model where label words are
+            read, else its bare encoder.
         head: our linear head `[H] -> [C]`, or None where the family's own is used.
+        words: what reads label words instead of a head, or None.
         plan: which vector of a text is classified, and by what.
         padding_reason: why texts are padded, or None where they are packed.
         narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
@@ -83,16 +86,23 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, plan: HeadPlan, num_labels: int, missing: Sequence[str], padding_reason: str | None
+        self,
+        network: nn.Module,
+        plan: HeadPlan,
+        num_labels: int,
+        missing: Sequence[str],
+        padding_reason: str | None,
+        words: WordHead | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.words = words
         self.plan = plan
         self.padding_reason = padding_reason
         self.narrowed_query = narrow_last_layer(network, plan.pooling) if padding_reason is None else None
         config: PreTrainedConfig = network.config  # type: ignore[assignment]
         self.head = None if plan.own else nn.Linear(config.get_text_config().hidden_size, num_labels)
-        self._heads = head_modules(network) if plan.own else {}
+        self._heads = head_modules(network) if plan.own and words is None else {}
         self.trained_heads = tuple(
             name for name in self._heads if name in OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)
         )
@@ -131,6 +141,9 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """`[N, C]` float32 logits."""
+        if self.words is not None:
+            word_logits: Tensor = self.words(self._hidden(batch), batch.segments)
+            return word_logits
         pooled = self.pooled(batch)
         logits: Tensor = own_head(self.network, pooled) if self.head is None else self.head(pooled)
         return logits.float()
@@ -172,6 +185,8 @@ class Classifier(nn.Module):
             at = 0 if self.plan.pooling == "last" else 1
             ids = [np.insert(text, at, self.virtual_tokens) for text in ids]
             types = [np.insert(text, at, [text[0]] * len(self.virtual_tokens)) for text in types]
+        if self.words is not None:
+            ids, types = self.words.split(ids), self.words.split(types)
         if self.padding_reason is None:
             rows = sum(len(text) for text in ids)
             multiple = ROWS_MULTIPLE if rows >= LEAST_ROWS and self._prepares_products else 1
@@ -324,6 +339,11 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     """
     network = model.network
     targets = family_targets(model, plan.target_modules)
+    if model.words is not None and plan.train_embeddings and _is_tied(network):
+        raise LoraError(
+            "lora.train_embeddings: this base's embeddings are its output matrix, too, by which label words are read, and PEFT's "
+            "format cannot hold that. Fix: train_embeddings: false"
+        )
     trained = list(model.trained_heads)
     trained += lora.top_layers(network, plan.train_top_layers)
     trained += lora.embedding_modules(network) if plan.train_embeddings else ()
@@ -335,7 +355,7 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         dropout=plan.dropout,
         scaling=plan.scaling,
         layers=plan.layers,
-        exclude=trained,
+        exclude=[*trained, *_output_layers(model)],
     )
     if plan.init == "pissa":
         lora.start_pissa(network)
@@ -350,6 +370,19 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
     share_inputs(model)
     model.train(model.training)
     return names
+
+
+def _is_tied(network: Any) -> bool:
+    return network.get_output_embeddings().weight is network.get_input_embeddings().weight
+
+
+def _output_layers(model: Classifier) -> list[str]:
+    """Path of the layer whose rows label words are read by, which an update would not reach."""
+    if model.words is None:
+        return []
+    network: Any = model.network
+    output = network.get_output_embeddings()
+    return [name for name, module in network.named_modules() if module is output]
 
 
 def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Sequence[str]:

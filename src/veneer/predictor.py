@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from veneer.artifact import MEMBERS, ArtifactInfo, Loaded, load_artifact, read_info
-from veneer.data import encode
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
@@ -152,7 +151,7 @@ class Predictor:
             return torch.empty(0, len(self.info.labels))
         if isinstance(self._loaded, Ensemble):
             return self._loaded.logits(texts, pairs, progress)
-        encoded = encode(self._loaded.tokenizer, texts, pairs, self.info.max_length)
+        encoded = self._loaded.encode(texts, pairs)
         if encoded.cut:
             _log.warning("%d of %d texts are longer than %d tokens and cut", encoded.cut, len(texts), self.info.max_length)
         with self._model_in_use:

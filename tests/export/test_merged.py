@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from causal_bases import bilingual_base, toy_pairs
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
 from veneer.artifact import read_info, update_info
@@ -37,7 +38,7 @@ def make_run(folder: Path, base: Path, **changes: Any) -> Path:
 def test_a_family_head_is_one_model_of_transformers(tiny_base: Base, tmp_path: Path, family: str) -> None:
     folder = make_run(tmp_path / "run", tiny_base(family))
     report = merge_run(folder, tmp_path / "merged")
-    assert report.family_head
+    assert report.loaded_by == "AutoModelForSequenceClassification"
     assert (report.texts, report.flips) == (10, 0)
     assert report.difference < 1e-4
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
@@ -55,7 +56,7 @@ def test_a_family_head_is_one_model_of_transformers(tiny_base: Base, tmp_path: P
 @pytest.mark.parametrize(("base", "pooling"), [("bert", "mean"), ("electra", "mean"), ("qwen2", "mean"), ("bert", "last")])
 def test_our_head_lies_beside_an_encoder_that_says_how_it_pools(tiny_base: Base, tmp_path: Path, base: str, pooling: str) -> None:
     report = merge_run(make_run(tmp_path / "run", tiny_base(base), pooling=pooling), tmp_path / "merged")
-    assert not report.family_head
+    assert report.loaded_by is None
     assert report.difference < 1e-4
     assert pooling_of(find_base(str(tmp_path / "merged"))) == pooling
 
@@ -86,6 +87,44 @@ def test_the_readme_says_how_to_use_it(
     printed = ast.literal_eval(out)
     (expected,) = load(folder, precision="fp32").predict(["a text"], ["its second text"] if kind == "pairs" else None)
     assert printed == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("several", [False, True])
+def test_label_words_are_a_language_model_with_their_tokens_beside_it(
+    tmp_path: Path, chat: bool, family: str, several: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name, count in (("train", 24), ("dev", 9)):
+        write_csv(tmp_path / "run" / f"{name}.csv", toy_pairs(count))
+    words = {"different": "不相似", "same": "好相似"} if several else {"different": "否", "same": "是"}
+    changes = {
+        "data__pair": "pair",
+        "verbaliser__template": "chat" if chat else "{text} or {pair}\n",
+        "verbaliser__words": words,
+        "verbaliser__length_normalised": several,
+    }
+    folder = run(toy_config(tmp_path / "run", bilingual_base(tmp_path / "base", family), training__epochs=1, **changes)).folder
+    update_info(folder, replace(read_info(folder), calibration=Calibration(slopes=(0.5,), offsets=(0.0, 1.0)).to_json()))
+    report = merge_run(folder, tmp_path / "merged")
+    assert (report.loaded_by, report.flips) == ("AutoModelForCausalLM", 0)
+    assert report.difference < 1e-4
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert not any("lora" in name for name in model.state_dict())
+    stored = json.loads((tmp_path / "merged" / "label_words.json").read_text(encoding="utf-8"))
+    assert (stored["labels"], stored["words"]) == (["different", "same"], list(words.values()))
+    assert bool(stored["lead"]) is not chat  # the chat template holds it
+    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "a whole prompt had at most 128 tokens" in readme
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "merged")
+    runpy.run_path(str(tmp_path / "code.py"))
+    out, said = capsys.readouterr()
+    assert "LOAD REPORT" not in said
+    (expected,) = load(folder, precision="fp32").predict(["a text"], ["its second text"])
+    assert ast.literal_eval(out) == pytest.approx(expected.scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

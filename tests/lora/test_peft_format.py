@@ -146,7 +146,7 @@ def test_initial_values_that_leave_the_base(folder: Path, initial: object) -> No
     [
         ("peft_type", "LOHA"),
         ("peft_type", None),
-        ("task_type", "CAUSAL_LM"),
+        ("task_type", "TOKEN_CLS"),
         ("task_type", ["SEQ_CLS"]),
         ("r", 0),
         ("r", "8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from random_runs import TEXTS, random_run
 from veneer import lora
-from veneer.artifact import load_artifact, read_info
+from veneer.artifact import load_artifact, read_info, update_info
 from veneer.cli.runs import run_config
-from veneer.errors import ArtifactError, InputError
+from veneer.errors import ArtifactError, ConfigError, InputError
 from veneer.predictor import load
 from veneer.thinner import combine_runs, make_ensemble
 
@@ -42,6 +43,17 @@ def test_runs_that_do_not_go_together(changes: dict[str, Any], shown: str, tiny_
     folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base(), **changes)]
     with pytest.raises(ArtifactError, match=shown):
         combined(folders, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_label_words_are_not_put_together(tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]
+    verbaliser = {"template": "{text}:", "words": ["no", "yes"], "length_normalised": False}
+    update_info(folders[1], replace(read_info(folders[1]), verbaliser=verbaliser))
+    with pytest.raises(ConfigError, match="b reads label words.* Fix: runs trained without"):
+        combined(folders, tmp_path / "out")
+    with pytest.raises(ConfigError, match="b reads label words.* Fix: runs trained without"):
+        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 

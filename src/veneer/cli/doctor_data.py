@@ -123,6 +123,7 @@ def _with_base(
     from veneer.bases import find_base, load_config, load_tokenizer, max_positions
     from veneer.data.survey_tokens import Tokenization
     from veneer.training.measure import measure
+    from veneer.training.verbaliser import prompt_of
 
     try:
         with messages().status("finding the base"):
@@ -135,7 +136,12 @@ def _with_base(
             f"data.max_length: {config.data.max_length} is more than the {limit} tokens that {config.base} can take. "
             f"Fix: --max-length {limit}"
         )
-    tokenization = Tokenization(tokenizer, config.data.max_length, limit)
+    pair = bool(train.examples) and train.examples[0].pair is not None
+    try:
+        prompt = prompt_of(config, tokenizer, task, labels, pair=pair) if len(labels) else None
+    except ConfigError as error:
+        return Tokenization(tokenizer, config.data.max_length, limit), None, [_failure("no-prompt", error)]
+    tokenization = Tokenization(tokenizer, config.data.max_length, limit, prompt)
     usable = [one for one in train.examples if all(label in labels for label in one.labels)]
     if task.name == "single_label":
         usable = [one for one in usable if len(one.labels) == 1]

@@ -74,6 +74,11 @@ def estimate(
     if tflops is not None and not tflops > 0:
         raise InputError(f"--tflops is a number above 0, not {tflops:g}")
     config = load_config(None, flags.overrides_of({**context.params, "base": base}, settings))
+    if config.verbaliser.template is not None:
+        raise ConfigError(
+            "verbaliser.template: only models with a head are estimated. "
+            f"Fix: veneer doctor --data FILE --base {base} with the same settings, which measures"
+        )
     training = settle(config.training, MANY_TEXTS)
     config = config.model_copy(update={"training": training})
     location = find_base(base, weights=measure)

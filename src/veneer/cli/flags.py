@@ -18,7 +18,7 @@ from veneer.config import SHORT_FORMS, expand_short_forms, known_keys, parse_ass
 _HELP = known_keys()
 
 
-def _flag(name: str, panel: str, metavar: str) -> OptionInfo:
+def _flag(name: str, panel: str, metavar: str | None) -> OptionInfo:
     help_text = escape(_HELP[SHORT_FORMS[name]])  # a bracket in it is no markup
     option: OptionInfo = typer.Option(
         f"--{name.replace('_', '-')}", help=help_text, metavar=metavar, rich_help_panel=panel, show_default=False
@@ -44,6 +44,8 @@ Base = Annotated[str | None, _flag("base", _MODEL, "BASE")]
 Task = Annotated[str | None, _flag("task", _MODEL, "NAME")]
 BasePrecision = Annotated[str | None, _flag("base_precision", _MODEL, "NAME")]
 Pooling = Annotated[str | None, _flag("pooling", _MODEL, "NAME")]
+Template = Annotated[str | None, _flag("template", _MODEL, "TEXT")]
+LengthNormalised = Annotated[bool | None, _flag("length_normalised", _MODEL, None)]
 Preset = Annotated[str | None, _flag("preset", _MODEL, "NAME")]
 Rank = Annotated[int | None, _flag("rank", _MODEL, "N")]
 Alpha = Annotated[float | None, _flag("alpha", _MODEL, "X")]

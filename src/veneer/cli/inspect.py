@@ -54,6 +54,8 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     from veneer.lora import apply_adapter, read_adapter
     from veneer.model import skeleton
     from veneer.training.setup import method_of, method_plan
+    from veneer.training.verbaliser import check_settings
+    from veneer.word_model import word_skeleton
 
     if is_run(Path(what)):
         info = read_info(Path(what))
@@ -63,7 +65,12 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     else:
         config = load_config(None, overrides)
         base = what
-    model = skeleton(find_base(base, weights=False), labels or 2, pooling=config.pooling)
+    location = find_base(base, weights=False)
+    if config.verbaliser.template is None:
+        model = skeleton(location, labels or 2, pooling=config.pooling)
+    else:
+        check_settings(config)
+        model = word_skeleton(location, labels or 2)
     if is_run(Path(what)) and not overrides and config.method == "lora":
         apply_adapter(model.network, read_adapter(Path(what)))  # whose ranks may be other ones than it was trained with
     else:

@@ -32,7 +32,7 @@ def merge(
 
     judged = None if read_info(folder).base_precision == "auto" else _dev_texts(folder)
     report = merge_run(folder, out, base=base, judged=judged, budget=BUDGET if budget is None else budget, force=force)
-    how = "AutoModelForSequenceClassification loads it" if report.family_head else "an encoder and head.safetensors"
+    how = f"{report.loaded_by} loads it" if report.loaded_by else "an encoder and head.safetensors"
     difference = f"largest logit difference {report.difference:.1e}, {report.flips} decided otherwise"
     print_lines(
         results(),

@@ -34,6 +34,8 @@ def train(
     base_precision: flags.BasePrecision = None,
     task: flags.Task = None,
     pooling: flags.Pooling = None,
+    template: flags.Template = None,
+    length_normalised: flags.LengthNormalised = None,
     preset: flags.Preset = None,
     rank: flags.Rank = None,
     alpha: flags.Alpha = None,

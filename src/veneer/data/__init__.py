@@ -6,7 +6,9 @@ Knows formats, label shapes and tokenizers; knows no model, no task and no confi
 from __future__ import annotations
 
 from veneer.data.checks import check_labels, check_splits, count_labels
+from veneer.data.label_words import make_prompt
 from veneer.data.problems import Problem, raise_on_errors, render_problems
+from veneer.data.prompt import Prompt
 from veneer.data.read import Reading, fingerprint, read_examples
 from veneer.data.split import split_examples
 from veneer.data.tokens import encode
@@ -17,12 +19,14 @@ __all__ = [
     "EncodedTexts",
     "Example",
     "Problem",
+    "Prompt",
     "Reading",
     "check_labels",
     "check_splits",
     "count_labels",
     "encode",
     "fingerprint",
+    "make_prompt",
     "raise_on_errors",
     "read_examples",
     "render_problems",

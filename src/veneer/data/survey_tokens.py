@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.problems import shown
+from veneer.data.prompt import Prompt
 from veneer.data.read import Reading
 from veneer.data.survey_finding import SERIOUS_SHARE, Finding, Severity, percent, samples
 from veneer.data.survey_scripts import CHINESE, Coverage, ScriptUse, coverage
@@ -30,11 +31,15 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Tokenization:
-    """A base's tokenizer, the longest text the run takes, and the longest the base can take (None: no limit), in tokens."""
+    """A base's tokenizer, the longest text the run takes, and the longest the base can take (None: no limit), in tokens.
+
+    With a `prompt` a text's length is that of the prompt it stands in.
+    """
 
     tokenizer: Any
     max_length: int
     limit: int | None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def survey_tokens(name: str, reading: Reading, by: Tokenization) -> tuple[TokenF
     """The facts of a split called `name`, which has at least one row, and what is wrong with them."""
     examples = reading.examples
     pairs = None if examples[0].pair is None else [example.pair or "" for example in examples]
-    lengths = encode(by.tokenizer, [example.text for example in examples], pairs, _NO_LIMIT).lengths
+    lengths = encode(by.tokenizer, [example.text for example in examples], pairs, _NO_LIMIT, by.prompt).lengths
+    lengths = lengths if by.prompt is None else by.prompt.reading_lengths(lengths)
     looked_at = _sample(examples)
     covered = coverage(by.tokenizer, [f"{one.text}\n{one.pair}" if one.pair is not None else one.text for one in looked_at])
     facts = _facts(lengths, covered, len(looked_at), by.max_length)

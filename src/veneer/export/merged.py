@@ -2,7 +2,8 @@
 
 Where the run's head is the family's own, `AutoModelForSequenceClassification` loads the folder whole. A mean-pooled run has a
 head no family class can hold: its folder is an encoder with sentence-transformers' pooling files and `head.safetensors`, and
-its README says how the three go together. A calibrated run's numbers are in `calibration.json`, which the README applies.
+its README says how the three go together. A run that reads label words is a language model with
+`label_words.json` beside it (`merged_words.py`). A calibrated run's numbers are in `calibration.json`, which the README applies.
 
 Knows the run folder and transformers' files; merges in float32, whatever precision the run was trained in. What that changes for
 a run over a base in fewer bits is measured first (`rebased.py`).
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, check_single, load_artifact, read_info
 from veneer.bases import BaseLocation, encoder_options, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
-from veneer.data import encode
 from veneer.errors import InputError, VerificationError
+from veneer.export.merged_words import LOADED_BY, WORDS_FILE, readme_code, word_logits, words_document
 from veneer.export.rebased import Change, JudgedTexts, measure_change, require_within
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
@@ -54,7 +55,7 @@ class MergeReport:
 
     Attributes:
         folder: the checkpoint.
-        family_head: True where it is one model; False for an encoder with a head beside it.
+        loaded_by: the class of transformers that loads it whole; None for an encoder with a head beside it.
         texts: probe texts compared, each through the run and through the checkpoint as transformers loads it.
         difference: the largest difference of a logit.
         flips: texts that are decided otherwise.
@@ -62,7 +63,7 @@ class MergeReport:
     """
 
     folder: Path
-    family_head: bool
+    loaded_by: str | None
     texts: int
     difference: float
     flips: int
@@ -111,7 +112,7 @@ def merge_run(
         raise InputError(f"cannot write {out}: {error.strerror}. Fix: another --out") from None
     try:
         _write(writing, loaded)
-        report = replace(_compare(writing, out, loaded.info, before), change=change)
+        report = replace(_compare(writing, out, loaded, before), change=change)
         writing.rename(out)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
@@ -119,8 +120,7 @@ def merge_run(
 
 
 def _run_logits(loaded: Loaded) -> Tensor:
-    pairs = _pairs(loaded.info)
-    return compute_logits(loaded.model, encode(loaded.tokenizer, PROBES, pairs, loaded.info.max_length))
+    return compute_logits(loaded.model, loaded.encode(PROBES, _pairs(loaded.info)))
 
 
 def _pairs(info: ArtifactInfo) -> Sequence[str] | None:
@@ -132,12 +132,15 @@ def _write(folder: Path, loaded: Loaded) -> None:
     if (merge := METHODS[info.method].merge) is not None:
         merge(model)
     config: Any = model.config
-    config.id2label = dict(enumerate(info.labels))
-    config.label2id = {label: i for i, label in enumerate(info.labels)}
-    config.problem_type = f"{info.task}_classification"
+    if loaded.prompt is None:
+        config.id2label = dict(enumerate(info.labels))
+        config.label2id = {label: i for i, label in enumerate(info.labels)}
+        config.problem_type = f"{info.task}_classification"
+        loaded.tokenizer.model_max_length = info.max_length  # what longer texts were cut to
+    else:
+        _write_json(folder / WORDS_FILE, words_document(loaded.prompt, info.labels, loaded.tokenizer))
     with quiet():
         model.network.save_pretrained(folder)  # type: ignore[operator]
-    loaded.tokenizer.model_max_length = info.max_length  # what longer texts were cut to
     loaded.tokenizer.save_pretrained(folder)
     if model.head is not None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.head.state_dict().items()}
@@ -145,7 +148,7 @@ def _write(folder: Path, loaded: Loaded) -> None:
         _write_pooling(folder, info, model.head.in_features)
     if info.calibration is not None:
         _write_json(folder / CALIBRATION_FILE, {"labels": info.labels, **info.calibration})
-    (folder / "README.md").write_text(_readme(info, encoder_options(config)), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(loaded, encoder_options(config)), encoding="utf-8")
 
 
 def _write_pooling(folder: Path, info: ArtifactInfo, width: int) -> None:
@@ -166,9 +169,14 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _compare(folder: Path, out: Path, info: ArtifactInfo, before: Tensor) -> MergeReport:
+def _compare(folder: Path, out: Path, loaded: Loaded, before: Tensor) -> MergeReport:
     """Load the checkpoint with transformers alone and compare."""
-    after = _checkpoint_logits(folder, info)
+    info, prompt = loaded.info, loaded.prompt
+    if prompt is None:
+        after = _checkpoint_logits(folder, info)
+        loaded_by = "AutoModelForSequenceClassification" if info.own_head else None
+    else:
+        after, loaded_by = word_logits(folder, prompt, loaded.encode(PROBES, _pairs(info))), LOADED_BY
     difference = float((after - before).abs().max())
     decide = TASKS[info.task].decide  # type: ignore[index]
     flips = int((decide(after) != decide(before)).reshape(len(before), -1).any(-1).sum())
@@ -177,7 +185,7 @@ def _compare(folder: Path, out: Path, info: ArtifactInfo, before: Tensor) -> Mer
             f"the merged checkpoint gives other logits than the run, by up to {difference:.2g} ({flips} of {len(before)} probe "
             f"texts are decided otherwise). {out} was not written; please report this"
         )
-    return MergeReport(out, info.own_head, len(before), difference, flips, None)
+    return MergeReport(out, loaded_by, len(before), difference, flips, None)
 
 
 @torch.no_grad()
@@ -209,12 +217,15 @@ def _load(location: BaseLocation, info: ArtifactInfo, folder: Path) -> tuple[Any
     return model.eval(), None
 
 
-def _readme(info: ArtifactInfo, options: Mapping[str, bool]) -> str:
+def _readme(loaded: Loaded, options: Mapping[str, bool]) -> str:
+    info = loaded.info
     multi_label = info.task == "multi_label"
     arguments = "text, pair" if info.pair else "text"
     texts = 'text, pair = "a text", "its second text"' if info.pair else 'text = "a text"'
     chances = "logits.sigmoid()" if multi_label else "logits.softmax(-1)"
-    if info.own_head:
+    if loaded.prompt is not None:
+        body = readme_code(loaded.prompt.reserve > 0, info.pair)
+    elif info.own_head:
         body = _FAMILY_HEAD
     else:
         pooled = {"cls": "hidden[:, 0]", "last": "hidden[:, -1]", "mean": "hidden.mean(1)"}[info.pooling]
@@ -225,9 +236,12 @@ def _readme(info: ArtifactInfo, options: Mapping[str, bool]) -> str:
         calibration = Calibration.from_json(info.calibration, info.task, len(info.labels))  # type: ignore[arg-type]
         chances = chances.replace("logits", f"(logits{_scaling(calibration)})") if _scaling(calibration) else chances
     batch = "" if info.own_head else " The code is for one text: a padded batch is to be pooled without its padding."
+    if loaded.prompt is not None:
+        batch = f" The code does not cut long texts; in training a whole prompt had at most {info.max_length} tokens."
     if _scaling(calibration):
         reading = f'calibration = json.loads(Path("{CALIBRATION_FILE}").read_text(encoding="utf-8"))'
-        body = "import json\nfrom pathlib import Path\n\n" + body.replace("TEXTS", f"{reading}\nTEXTS")
+        imports = "" if loaded.prompt is not None else "import json\nfrom pathlib import Path\n\n"
+        body = imports + body.replace("TEXTS", f"{reading}\nTEXTS")
     code = body.replace("TEXTS", texts).replace("ARGUMENTS", arguments).replace("CHANCES", chances)
     decision = _decision(calibration, multi_label)
     return _README.format(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from veneer.lora.patterns import is_pattern
+
+TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION", "CAUSAL_LM"]
 
 # Every field of PEFT's LoraConfig is in one of the three; fields that are in none are refused unless empty.
 HONOURED_FIELDS = frozenset(
@@ -95,7 +97,7 @@ def _is_alpha(value: object) -> bool:
 
 _ACCEPTED: dict[str, tuple[Any, str]] = {
     "peft_type": (lambda value: value == "LORA", "LORA, the one method veneer reads"),
-    "task_type": (lambda value: value in (None, "SEQ_CLS", "FEATURE_EXTRACTION"), "SEQ_CLS or FEATURE_EXTRACTION"),
+    "task_type": (lambda value: value in (None, *get_args(TaskType)), "SEQ_CLS, FEATURE_EXTRACTION or CAUSAL_LM"),
     "r": (_is_rank, "a whole number from 1"),
     "rank_pattern": (lambda value: is_pattern(value, _is_rank), "names or paths of layers, each with a whole number from 1"),
     "lora_alpha": (_is_alpha, "a number above 0"),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,11 +23,9 @@ from veneer.lora.freeze import Bias, bias_names, check_bias, mark_only_lora_as_t
 from veneer.lora.inject import apply_lora, is_inside, lora_layers
 from veneer.lora.layer import Scaling
 from veneer.lora.patterns import common_value, matched, misread
-from veneer.lora.peft_fields import field_problems
+from veneer.lora.peft_fields import TaskType, field_problems
 from veneer.lora.starts import start_dora
 from veneer.lora.state import OWN_TENSORS, load_lora_state_dict, shorten
-
-TaskType = Literal["SEQ_CLS", "FEATURE_EXTRACTION"]
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -49,7 +47,8 @@ class AdapterSettings:
             supply), or frozen but taken by PEFT for the head.
         transposed: the adapted layers store `[in, out]` (GPT-2's Conv1D).
         base: name or folder of the base, None where unknown.
-        task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder.
+        task_type: SEQ_CLS for a model with its family's own head, FEATURE_EXTRACTION for a bare encoder, CAUSAL_LM for a language
+            model.
         ranks: path -> rank of the layers that have their own.
         alphas: path -> alpha, likewise.
         dora: whether the layers have DoRA's lengths.

@@ -39,10 +39,12 @@ class Stored:
     Attributes:
         fill: brings a fresh classifier to what was trained; raises a LoraError where the tensors do not fit.
         trains_base: whether weights of the base are among the tensors, which a base in low precision cannot hold.
+        reads_words: whether it was trained to be read by label words, as the language model that the base is.
     """
 
     fill: Callable[[Classifier], None]
     trains_base: Callable[[Classifier], bool]
+    reads_words: bool = False
 
 
 class Course(Protocol):

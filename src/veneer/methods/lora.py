@@ -8,6 +8,8 @@ from veneer import lora
 from veneer.methods.contract import Method, MethodPlan, Stored
 from veneer.model import Classifier, adapt, share_inputs
 
+LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
+
 
 def _apply(model: Classifier, plan: MethodPlan) -> None:
     adapt(model, plan.lora)
@@ -19,6 +21,8 @@ def _save(model: Classifier, folder: Path, base: str) -> None:
     if trained:
         bias = _bias_mode(model, trained)
     task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
+    if model.words is not None:
+        task_type = LANGUAGE_MODEL
     settings = lora.adapter_settings(model.network, bias=bias, base=base, task_type=task_type)  # type: ignore[arg-type]
     tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
     lora.write_adapter(folder, tensors, settings)
@@ -44,7 +48,7 @@ def _read(folder: Path) -> Stored:
     def trains_base(model: Classifier) -> bool:
         return adapter.settings.bias != "none" or not set(adapter.settings.saved_modules) <= set(model.trained_heads)
 
-    return Stored(fill, trains_base)
+    return Stored(fill, trains_base, adapter.settings.task_type == LANGUAGE_MODEL)
 
 
 def _merge(model: Classifier) -> None:

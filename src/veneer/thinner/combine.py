@@ -18,7 +18,7 @@ from torch import Tensor
 from veneer import lora
 from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact, package_versions, read_info
 from veneer.config import RunConfig
-from veneer.errors import ArtifactError, InputError
+from veneer.errors import ArtifactError, ConfigError, InputError
 from veneer.evaluation.metrics import Interval
 from veneer.heads import label_tensors
 from veneer.labels import shorten
@@ -151,7 +151,17 @@ def joint_info(infos: Sequence[ArtifactInfo], first: Loaded, judged: bool) -> Ar
 
 
 def check_alike(folders: Sequence[Path], infos: Sequence[ArtifactInfo]) -> None:
-    """Raise an ArtifactError that names every run which does not go with the first one, and what is different in it."""
+    """Raise an ArtifactError that names every run which does not go with the first one, and what is different in it.
+
+    Raises:
+        ConfigError: a run reads label words.
+    """
+    for folder, info in zip(folders, infos, strict=True):
+        if info.verbaliser is not None:
+            raise ConfigError(
+                f"{folder} reads label words, and only runs with a head are put together. "
+                "Fix: runs trained without verbaliser.template"
+            )
     problems = []
     for folder, info in zip(folders[1:], infos[1:], strict=True):
         for key, name in _SHARED.items():

@@ -20,7 +20,7 @@ from veneer import lora
 from veneer.artifact import ArtifactInfo, load_artifact, package_versions, save_artifact, write_text
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig
-from veneer.data import encode
+from veneer.data import Prompt, encode
 from veneer.errors import InputError, VerificationError
 from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
 from veneer.evaluation.comparison import Verdict
@@ -77,6 +77,7 @@ class Setting:
     model: Classifier
     splits: dict[str, Split]
     precision: Precision
+    prompt: Prompt | None
 
 
 def finish(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> TrainingResult:
@@ -161,6 +162,7 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: 
     single = train.targets.ndim == 1
     counts = torch.bincount(train.targets, minlength=len(material.labels)) if single else train.targets.sum(0)
     second = [example.pair for example in train.examples if example.pair is not None]
+    lengths = dev.texts.lengths if setting.prompt is None else setting.prompt.reading_lengths(dev.texts.lengths)
     return Evidence(
         task=material.task.name,
         labels=material.labels.names,
@@ -171,8 +173,8 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: 
         texts=[example.text for example in dev.examples],
         pairs=[example.pair or "" for example in dev.examples] if material.pair else None,
         rows=[example.row for example in dev.examples],
-        lengths=dev.texts.lengths,
-        cut=(dev.texts.lengths >= setting.config.data.max_length) & (dev.texts.cut > 0),  # one that just fits may be among them
+        lengths=lengths,
+        cut=(lengths >= setting.config.data.max_length) & (dev.texts.cut > 0),  # one that just fits may be among them
         train_texts=[*(example.text for example in train.examples), *second],
         train_counts=counts.numpy(),
         history=tracker.history,
@@ -237,6 +239,7 @@ def _info(setting: Setting, dev: Evaluation, calibration: dict[str, Any] | None)
         scores={name: interval.value for name, interval in dev.metrics.items()},
         versions=package_versions(),
         calibration=calibration,
+        verbaliser=None if setting.prompt is None else setting.prompt.to_json(),
     )
 
 
@@ -245,11 +248,12 @@ def _verify(setting: Setting) -> int:
     examples = setting.splits["dev"].examples[:PROBES]
     pairs = [example.pair or "" for example in examples] if setting.material.pair else None
     texts = [example.text for example in examples]
-    memory = compute_logits(setting.model, encode(setting.tokenizer, texts, pairs, setting.config.data.max_length))
+    encoded = encode(setting.tokenizer, texts, pairs, setting.config.data.max_length, setting.prompt)
+    memory = compute_logits(setting.model, encoded)
     problem = ""
     try:
         loaded = load_artifact(setting.folder, base=str(setting.base.path), precision=setting.precision.name)
-        disk = compute_logits(loaded.model, encode(loaded.tokenizer, texts, pairs, loaded.info.max_length))
+        disk = compute_logits(loaded.model, loaded.encode(texts, pairs))
         difference = float((memory - disk).abs().max())
         if not difference <= PROBE_TOLERANCE:  # nor is it where it is not a number
             problem = f"gives other logits than the one in memory (by {difference:.2g})"

@@ -41,6 +41,7 @@ from veneer.training.loop import fit, load_trained
 from veneer.training.prepare import encode_split
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
+from veneer.training.verbaliser import prompt_of
 
 _NEVER = 2**62  # steps between checkpoints: a fold that is stopped begins anew
 
@@ -64,7 +65,8 @@ class FoldedTraining:
 
     def identity(self) -> str:
         """sha256 (hex) of everything that decides the logits."""
-        config = self.config.model_dump(mode="json", include={"pooling", "method", "lora", "tuning", "training", "seed"})
+        decisive = {"pooling", "verbaliser", "method", "base_precision", "lora", "tuning", "training", "seed"}
+        config = self.config.model_dump(mode="json", include=decisive)
         tree = {
             "config": config,
             "metric": self.config.evaluation.metric,
@@ -120,10 +122,11 @@ def _train_fold(work: FoldedTraining, trained_on: np.ndarray[Any, np.dtype[np.bo
     held_out = [example for example, mine in zip(work.examples, trained_on, strict=True) if not mine]
     train, dev = _inner_split(rest, config, work.folds, task.name == "multi_label")
     tokenizer = load_tokenizer(work.base)
-    splits = [encode_split(some, tokenizer, config.data.max_length, task, labels) for some in (train, dev, held_out)]
+    prompt = prompt_of(config, tokenizer, task, labels, pair=rest[0].pair is not None)
+    splits = [encode_split(some, tokenizer, config.data.max_length, task, labels, prompt) for some in (train, dev, held_out)]
     precision = precision_of(config)
     quiet = config.model_copy(update={"training": config.training.model_copy(update={"checkpoint_every": _NEVER})})
-    model = make_model(config, work.base, len(labels), precision)
+    model = make_model(config, work.base, len(labels), precision, prompt)
     job = make_job(model, quiet, task, labels, splits[0], splits[1], precision)
     with TemporaryDirectory() as name, _FoldTracker(Path(name), lambda: move(1.0 / job.steps)) as tracker:
         progress = fit(job, Checkpoints(Path(name), {}), tracker)

@@ -34,6 +34,8 @@ class Keywords(TypedDict, total=False):
     label_names: Source | list[str]
     max_length: int
     encoding: str
+    template: str
+    length_normalised: bool
     preset: Preset
     rank: int
     alpha: float

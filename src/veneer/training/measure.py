@@ -25,6 +25,7 @@ from veneer.training.checkpoint import Progress
 from veneer.training.loop import run_step, start_optimizer
 from veneer.training.prepare import Split, encode_split
 from veneer.training.setup import make_job, make_model, precision_of
+from veneer.training.verbaliser import prompt_of
 
 STEPS = 10
 MOST_SECONDS = 60.0  # after which no further step is begun
@@ -78,9 +79,10 @@ def measure(
     Raises:
         VeneerError: the base or the adapter cannot be built.
     """
-    split = _sample(config, tokenizer, examples, labels, task)
+    prompt = prompt_of(config, tokenizer, task, labels, pair=examples[0].pair is not None)
+    split = encode_split(_sample(config, examples), tokenizer, config.data.max_length, task, labels, prompt)
     precision = precision_of(config)
-    model = make_model(config, base, len(labels), precision)
+    model = make_model(config, base, len(labels), precision, prompt)
     job = make_job(model, config, task, labels, split, split, precision)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -106,14 +108,11 @@ def measure(
     )
 
 
-def _sample(
-    config: RunConfig, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], labels: LabelSet, task: Task
-) -> Split:
-    chosen: Sequence[Example] = examples
-    if len(examples) > MOST_SAMPLED:
-        rows = np.sort(np.random.default_rng(config.seed).choice(len(examples), MOST_SAMPLED, replace=False))
-        chosen = [examples[row] for row in rows.tolist()]
-    return encode_split(chosen, tokenizer, config.data.max_length, task, labels)
+def _sample(config: RunConfig, examples: Sequence[Example]) -> Sequence[Example]:
+    if len(examples) <= MOST_SAMPLED:
+        return examples
+    rows = np.sort(np.random.default_rng(config.seed).choice(len(examples), MOST_SAMPLED, replace=False))
+    return [examples[row] for row in rows.tolist()]
 
 
 def _batches(split: Split, batch_size: int, seed: int) -> list[np.ndarray[Any, Any]]:

@@ -19,6 +19,7 @@ from veneer.data import (
     EncodedTexts,
     Example,
     Problem,
+    Prompt,
     Reading,
     check_splits,
     encode,
@@ -166,11 +167,16 @@ def _with_problems(errors: Sequence[str], problems: Sequence[Problem]) -> DataEr
 
 
 def encode_split(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_length: int, task: Task, labels: LabelSet
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    task: Task,
+    labels: LabelSet,
+    prompt: Prompt | None = None,
 ) -> Split:
-    """Token ids and targets of labelled examples."""
+    """Token ids and targets of labelled examples, in their prompt where label words are read."""
     pairs = [example.pair or "" for example in examples] if examples[0].pair is not None else None
-    texts = encode(tokenizer, [example.text for example in examples], pairs, max_length)
+    texts = encode(tokenizer, [example.text for example in examples], pairs, max_length, prompt)
     ids = [[labels.id(label) for label in example.labels] for example in examples]
     return Split(tuple(examples), texts, task.targets(ids, len(labels)))
 

@@ -31,6 +31,7 @@ from veneer.training.loop import fit
 from veneer.training.prepare import Material, encode_split, read_material
 from veneer.training.setup import make_job, make_model, method_of, method_plan, precision_of
 from veneer.training.tracking import Tracker
+from veneer.training.verbaliser import describe, prompt_of, resolved
 
 FEW_STEPS = 150  # of a whole run
 
@@ -149,12 +150,13 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
         )
     tokenizer = load_tokenizer(base)
     task, labels = material.task, material.labels
+    prompt = prompt_of(config, tokenizer, task, labels, pair=material.pair)
     splits = {
-        name: encode_split(examples, tokenizer, config.data.max_length, task, labels)
+        name: encode_split(examples, tokenizer, config.data.max_length, task, labels, prompt)
         for name, examples in material.examples.items()
     }
-    model = make_model(config, base, len(labels), precision)
-    resolved = config.model_copy(
+    model = make_model(config, base, len(labels), precision, prompt)
+    config = resolved(config, prompt).model_copy(
         update={
             "task": task.name,
             "pooling": model.plan.pooling,
@@ -162,7 +164,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
             "training": settle(config.training, len(splits["train"])).model_copy(update={"precision": precision.name}),
         }
     )
-    return Setting(resolved, folder, material, base, fingerprint(base), tokenizer, model, splits, precision)
+    return Setting(config, folder, material, base, fingerprint(base), tokenizer, model, splits, precision, prompt)
 
 
 def _check_metric(metric: str, task: Task) -> None:
@@ -213,6 +215,9 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             tracker.say(
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
+    if setting.prompt is not None:
+        for line in describe(setting.prompt, setting.material.labels, setting.tokenizer, splits["train"].texts):
+            tracker.say(line)
     if (few := _few_steps(setting)) is not None:
         tracker.say(few)
     tracker.show(_parameter_table(model, setting.config.method))

@@ -11,6 +11,7 @@ import torch
 
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig, settle
+from veneer.data import Prompt
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
 from veneer.methods import METHODS, Method, MethodPlan
@@ -20,10 +21,15 @@ from veneer.tasks import Objective, Task
 from veneer.training.loop import Job
 from veneer.training.optim import check_optimizer
 from veneer.training.prepare import Split
+from veneer.word_model import build_word_classifier
 
 
-def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: Precision) -> Classifier:
+def make_model(
+    config: RunConfig, base: BaseLocation, classes: int, precision: Precision, prompt: Prompt | None = None
+) -> Classifier:
     """The base with what the method adds, fresh, and a head of C classes, on the device; the seed decides their weights.
+
+    With a `prompt` its label words are read, and there is no head.
 
     Raises:
         BaseError: the base cannot be loaded.
@@ -32,7 +38,12 @@ def make_model(config: RunConfig, base: BaseLocation, classes: int, precision: P
     """
     plan = method_plan(config)
     torch.manual_seed(config.seed)
-    model = build_classifier(base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision)
+    if prompt is None:
+        model = build_classifier(
+            base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision
+        )
+    else:
+        model = build_word_classifier(base, prompt, dtype=precision.dtype)
     method_of(config).apply(model, plan)
     model.to(pick_device())
     if config.training.gradient_checkpointing:

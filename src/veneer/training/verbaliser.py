@@ -1,0 +1,107 @@
+"""The configuration's verbaliser section to the prompt that texts stand in.
+
+Knows the configuration, labels and tokenizers; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from veneer.config import RunConfig, VerbaliserConfig
+from veneer.data import Prompt, make_prompt
+from veneer.data.label_words import chat_prompt
+from veneer.data.types import EncodedTexts
+from veneer.errors import ConfigError
+from veneer.labels import LabelSet
+from veneer.tasks import Task
+
+CHAT = "chat"
+
+
+def prompt_of(
+    config: RunConfig, tokenizer: PreTrainedTokenizerFast, task: Task, labels: LabelSet, *, pair: bool
+) -> Prompt | None:
+    """The prompt of a run that reads label words; None for one with a head.
+
+    Raises:
+        ConfigError: a setting does not go with the others, or template and words do not fit the tokenizer.
+    """
+    settings = config.verbaliser
+    if settings.template is None:
+        if settings != VerbaliserConfig():
+            raise ConfigError("verbaliser.template is missing, without which the other keys of verbaliser say nothing")
+        return None
+    if task.name == "multi_label":
+        raise ConfigError(
+            "verbaliser: the labels' words compete for one place of an answer, so that a text gets one label; these texts have "
+            "any number. Fix: no verbaliser.template, for a head"
+        )
+    check_settings(config)
+    words = settings.words if settings.words is not None else {label: label for label in labels}
+    if set(words) != set(labels):
+        raise ConfigError(f"verbaliser.words must give every label a word: {', '.join(labels)}; given: {', '.join(words)}")
+    ordered = {label: words[label] for label in labels}
+    return make_prompt(
+        tokenizer,
+        _template(settings, tokenizer, list(ordered.values()), pair),
+        ordered,
+        length_normalised=settings.length_normalised,
+        pair=pair,
+        max_length=config.data.max_length,
+    )
+
+
+def check_settings(config: RunConfig) -> None:
+    """Raise a ConfigError where a setting does not go with label words, whatever the texts and labels are."""
+    if config.method != "lora":
+        raise ConfigError(
+            f"method: label words are read with LoRA alone, not with {config.method}. "
+            "Fix: method: lora, or no verbaliser.template, for a head"
+        )
+    if config.base_precision != "auto":
+        raise ConfigError(
+            f"base_precision: label words are read from a base in full precision, not in {config.base_precision}. "
+            "Fix: base_precision: auto, or no verbaliser.template, for a head"
+        )
+    if config.pooling not in ("auto", "last"):
+        raise ConfigError(f"pooling: label words are read at the last token, not by {config.pooling}. Fix: --pooling auto")
+
+
+def resolved(config: RunConfig, prompt: Prompt | None) -> RunConfig:
+    """The configuration with the template as it came to be: a chat template may hold today's date."""
+    if prompt is None:
+        return config
+    words = config.verbaliser.words
+    settings = VerbaliserConfig(template=prompt.template, words=words, length_normalised=prompt.length_normalised)
+    return config.model_copy(update={"verbaliser": settings})
+
+
+def describe(prompt: Prompt, labels: LabelSet, tokenizer: PreTrainedTokenizerFast, first: EncodedTexts) -> list[str]:
+    """Lines that show the first text as the model will see it, and the words that may follow."""
+    one = int(prompt.prompt_lengths(first.lengths[:1])[0])
+    shown = tokenizer.decode(first.ids[:one].tolist())
+    words = (f"{label}: {_shown(tokenizer, tokens)}" for label, tokens in zip(labels, prompt.tokens, strict=True))
+    lines = [f"label words after a prompt of {one} tokens, here of the first text:\n{shown}", f"  then {'; '.join(words)}"]
+    if prompt.reserve:
+        times = len(prompt.continuations)
+        lines.append(f"words are scored by the mean log-probability of their tokens: each text is read {times} times")
+    return lines
+
+
+def _shown(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
+    return " + ".join(f"{tokenizer.decode([token])!r} ({token})" for token in tokens)
+
+
+def _template(settings: VerbaliserConfig, tokenizer: PreTrainedTokenizerFast, words: Sequence[str], pair: bool) -> str:
+    if settings.template == CHAT:
+        return chat_prompt(tokenizer, settings.instruction or _question(words, pair))
+    if settings.instruction is not None:
+        raise ConfigError("verbaliser.instruction goes with verbaliser.template: chat alone. Fix: say it in the template")
+    return str(settings.template)
+
+
+def _question(words: Sequence[str], pair: bool) -> str:
+    texts = "First text: {text}\nSecond text: {pair}" if pair else "{text}"
+    return f"{texts}\n\nAnswer with one of: {', '.join(words)}"

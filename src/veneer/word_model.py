@@ -1,0 +1,67 @@
+"""A classifier that reads label words: a causal base with its output matrix, and no head.
+
+Knows how prompt, base and word head go together; knows nothing of files, configurations or training. Its adapter is put in by
+`model.adapt`, as every other one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from veneer import packing
+from veneer.bases import BaseLocation, load_causal_lm, load_config, packing_support
+from veneer.data import Prompt
+from veneer.heads import HeadPlan, word_softcap
+from veneer.model import Classifier
+from veneer.word_head import WordHead
+
+
+def build_word_classifier(
+    base: BaseLocation, prompt: Prompt, *, dtype: torch.dtype = torch.float32, pack: bool = True
+) -> Classifier:
+    """A classifier that reads how `base` goes on behind a prompt: by its label words, with no head to train; not yet adapted.
+
+    Args:
+        dtype: of the frozen base; logits are float32.
+        pack: False to pad although the base could pack.
+
+    Raises:
+        BaseError: the base cannot be loaded, is not causal, or its checkpoint has no output matrix.
+    """
+    config = load_config(base)
+    softcap = word_softcap(config)
+    padding_reason = packing_support(config) if pack else "padding was asked for"
+    if padding_reason is None:
+        packing.enable()
+    attention = packing.PACKED_ATTENTION if padding_reason is None else None
+    network = load_causal_lm(base, dtype=dtype, attention=attention)
+    return _word_classifier(network, prompt, softcap, padding_reason)
+
+
+def word_skeleton(base: BaseLocation, num_labels: int) -> Classifier:
+    """What `build_word_classifier` gives for any label words, without its weights, as `skeleton`.
+
+    Raises:
+        BaseError: the configuration cannot be used, or the base is not causal.
+    """
+    config = load_config(base)
+    softcap = word_softcap(config)
+    tokens = tuple((label,) for label in range(num_labels))
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        return _word_classifier(network, Prompt("", (), False, tokens, ()), softcap, packing_support(config))
+
+
+def _word_classifier(network: Any, prompt: Prompt, softcap: float | None, padding_reason: str | None) -> Classifier:
+    network.requires_grad_(False)
+    words = WordHead(
+        prompt.tokens,
+        prompt.continuations,
+        lambda: network.get_output_embeddings().weight,
+        normalised=prompt.reserve > 0,  # else log-probabilities are the logits but for one number a text
+        softcap=softcap,
+    )
+    return Classifier(network, HeadPlan("last", own=True), len(prompt.tokens), (), padding_reason, words)
