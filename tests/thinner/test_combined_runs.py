@@ -50,9 +50,9 @@ def test_label_words_are_not_put_together(tiny_base: Base, tmp_path: Path) -> No
     folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]
     verbaliser = {"template": "{text}:", "words": ["no", "yes"], "length_normalised": False}
     update_info(folders[1], replace(read_info(folders[1]), verbaliser=verbaliser))
-    with pytest.raises(ConfigError, match="b reads label words.* Fix: runs trained without"):
+    with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
         combined(folders, tmp_path / "out")
-    with pytest.raises(ConfigError, match="b reads label words.* Fix: runs trained without"):
+    with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
         make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
