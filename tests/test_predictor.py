@@ -49,7 +49,7 @@ def test_texts_that_are_cut_are_counted_aloud(single: Path, caplog: pytest.LogCa
     predictor.predict(["good", "bad " * 7])
     assert caplog.messages == []
     predictor.predict(TEXTS)
-    assert caplog.messages == ["2 of 8 texts are longer than 40 tokens and cut"]
+    assert caplog.messages == ["1 of 8 texts are longer than 40 tokens and cut"]
 
 
 def test_a_prediction_a_text_in_their_order(single: Path) -> None:

@@ -94,9 +94,8 @@ def test_times_at_a_rate_and_by_measuring(veneer: Command, tiny_base: Base) -> N
 @pytest.mark.parametrize(
     ("flags", "shown"),
     [
-        (["--method", "dora"], "--method is one of lora, head, full, not 'dora'"),
+        (["--method", "dora"], "--method is one of lora, head, bitfit, top_layers, full, not 'dora'"),
         (["--tflops", "0"], "--tflops is a number above 0"),
-        (["--measure", "--method", "head"], "--measure times LoRA's steps"),
     ],
 )
 def test_what_cannot_be_asked(veneer: Command, tiny_base: Base, flags: list[str], shown: str) -> None:

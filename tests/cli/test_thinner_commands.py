@@ -99,7 +99,7 @@ def test_dev_texts_that_another_run_was_trained_on_judge_nothing(veneer: Command
     info = json.loads((out / "veneer.json").read_text())
     assert (info["scores"], info["calibration"]) == ({}, None)
     refused = veneer("calibrate", out)
-    assert (refused.code, "is not what the run was trained with" in refused.err) == (2, True)
+    assert (refused.code, "was trained with other texts or labels" in refused.err) == (2, True)
 
 
 def test_runs_whose_data_is_gone_are_combined_unscored(veneer: Command, runs: list[Path], tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_the_readme_says_how_to_use_it(
     changes: dict[str, Any] = {}
     (tmp_path / "run").mkdir()
     if kind == "pairs":
-        changes = {"data__pair": "label"}
+        for name, count in (("train", 42), ("dev", 12)):
+            write_csv(tmp_path / "run" / f"{name}.csv", [row | {"second": row["text"]} for row in toy_rows(count)])
+        changes = {"data__pair": "second"}
     elif kind == "multi-label":
         write_csv(tmp_path / "run" / "train.csv", toy_rows(30, labels=("good", "bad", "odd"), multi=True))
         write_csv(tmp_path / "run" / "dev.csv", toy_rows(9, labels=("good", "bad", "odd"), multi=True, seed=1))

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-import conftest
 from toy_runs import run, toy_config
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
@@ -183,13 +182,15 @@ def test_nothing_dense_is_kept_between_forward_and_backward(build: Any, make_tex
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 @pytest.mark.parametrize(("family", "head"), [("qwen2", ["score"]), ("bert", ["classifier", "bert.pooler"])])
 def test_a_run_over_nf4_is_peft_over_the_layers_of_bitsandbytes(
-    family: str, head: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, head: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Any
 ) -> None:
     """Widths divide by 64, as those layers want it. On a processor with bf16 instructions they compute in bf16 outside of
     training, so they are asked in training, without dropout."""
     widths = {"hidden_size": 64, "intermediate_size": 128}
-    monkeypatch.setitem(conftest.SHAPES, family, conftest.SHAPES[family] | widths)
-    base = conftest.save_tiny_base(family, tmp_path / "base")
+    here = tiny_base.__globals__  # of tests/conftest.py, whose name another conftest may have
+    shapes = here["SHAPES"]
+    monkeypatch.setitem(shapes, family, shapes[family] | widths)
+    base = here["save_tiny_base"](family, tmp_path / "base")
     folder = run(toy_config(tmp_path, base, base_precision="nf4")).folder
     texts = ["a great film", "why oh why", "bad bad story we had"]
     ours, full = (load(folder, precision="fp32", base_precision=bits).logits(texts) for bits in ("nf4", "auto"))

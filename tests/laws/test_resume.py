@@ -56,7 +56,7 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (3, 7, 9),
         {
             "training__patience": 4,
-            "training__learning_rate": 1e-6,  # no decision changes, so that the first score stays the best
+            "training__learning_rate": 1e-6,  # no decision changes, the loss on labels turned round rises: an early one is best
             "training__evaluate_every": 2,
             "training__epochs": 4,
             "lora__train_top_layers": 1,
@@ -74,9 +74,12 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     if "base_precision" in changes:
         pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
     config = toy_config(tmp_path, tiny_base(family), **changes)
+    if "training__patience" in changes:
+        rows = toy_rows(12, seed=1)
+        write_csv(tmp_path / "dev.csv", [row | {"label": "bad" if row["label"] == "good" else "good"} for row in rows])
     report = run(config).report["training"]
     if "training__patience" in changes:
-        assert (report["best_step"], report["steps"]) == (2, 10)
+        assert (report["best_step"], report["steps"]) == (4, 12)
     interrupted = config.model_copy(update={"out": str(tmp_path / "interrupted")})
     _, said = run_interrupted(interrupted, stops, monkeypatch)
     assert outcome(tmp_path / "interrupted") == outcome(tmp_path / "run")
@@ -415,8 +418,8 @@ def test_nothing_to_resume(tmp_path: Path, tiny_base: Base, stopped: RunConfig) 
 
 
 def test_a_checkpoint_of_another_format_is_refused(stopped: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
-    with pytest.raises(ResumeError, match="checkpoint format 1, this veneer reads 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 3)
+    with pytest.raises(ResumeError, match="checkpoint format 2, this veneer reads 3"):
         Checkpoints(Path(stopped.out or ""), {}).check()
 
 

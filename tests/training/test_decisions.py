@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -63,10 +62,11 @@ def test_the_verdict_of_a_run_without_test_texts_is_cross_fitted(
     """Whatever the rule that is stored would decide."""
     other, judged = torch.arange(12) % 2, []
 
-    def fitted(config: Any, task: Any, dev: torch.Tensor, targets: torch.Tensor) -> Fitted:
-        return replace(fit_calibration(dev, targets, task), calibration=Calibration(offsets=(1000.0, 0.0)), held_out=other)
+    def fitted(setting: finish.Setting, logits: torch.Tensor) -> Fitted:
+        found = fit_calibration(logits, setting.splits["dev"].targets, setting.material.task)
+        return replace(found, calibration=Calibration(offsets=(1000.0, 0.0)), held_out=other)
 
-    monkeypatch.setattr(finish, "fit_on_dev", fitted)
+    monkeypatch.setattr(finish, "_fit_calibration", fitted)
     monkeypatch.setattr(finish, "judge_against_text", lambda material, ours, config: judged.append(ours))
     result = run(toy_config(tmp_path, tiny_base(), training__epochs=1))
     assert judged[0].tolist() == other.tolist()

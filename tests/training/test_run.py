@@ -268,7 +268,7 @@ def test_the_diagnosis_is_told_the_rule_that_dev_gave(
 
 
 def test_a_column_to_count_by_that_is_not_there_is_an_error(tmp_path: Path, tiny_base: Base) -> None:
-    with pytest.raises(DataError, match=r"no column 'lable' for the slices(?s:.*)Fix: --set data\.slice_columns=\[label\]"):
+    with pytest.raises(DataError, match=r"no column 'lable' for the slices(?s:.*)Fix: --set 'data\.slice_columns=\[label\]'"):
         run(toy_config(tmp_path, tiny_base("bert"), data__slice_columns=["lable"]))
     assert not (tmp_path / "run").exists()
 
