@@ -30,7 +30,7 @@ def _apply(model: Classifier, plan: MethodPlan) -> None:
 
 
 def _inject(model: Classifier, names: list[str], rank: int, start: int, alpha: float) -> None:
-    config = peft_library.library("adalora").AdaLoraConfig(
+    config = peft_library.import_peft("adalora").AdaLoraConfig(
         target_modules=names,
         target_r=rank,
         init_r=start,
@@ -58,7 +58,7 @@ class _Allocation:
     def __init__(self, model: Classifier, plan: MethodPlan, steps: int) -> None:
         from peft.tuners.adalora.layer import RankAllocator
 
-        config = peft_library.library("adalora").AdaLoraConfig(
+        config = peft_library.import_peft("adalora").AdaLoraConfig(
             target_r=plan.lora.rank,
             init_r=round(1.5 * plan.lora.rank),
             total_step=steps,
@@ -125,9 +125,7 @@ def _read(folder: Path) -> Stored:
     start = ranks.pop()
 
     def fill(model: Classifier) -> None:
-        there = {name for name, _ in model.network.named_modules()}
-        if unknown := [name for name in names if name not in there]:
-            raise LoraError(f"what was trained does not fit the model\n  unexpected: {unknown[0]}")
+        peft_library.require_layers(model, names)
         _inject(model, names, max(1, round(start / 1.5)), start, float(alpha))
         peft_library.fill(model, tensors)
 

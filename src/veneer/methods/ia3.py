@@ -19,7 +19,7 @@ def _apply(model: Classifier, _plan: MethodPlan) -> None:
 
 
 def _inject(model: Classifier, names: list[str], inner: list[str]) -> None:
-    config = peft_library.library("ia3").IA3Config(
+    config = peft_library.import_peft("ia3").IA3Config(
         target_modules=names, feedforward_modules=inner, fan_in_fan_out=peft_library.transposed(model, names)
     )
     peft_library.inject(model, config)
@@ -50,9 +50,7 @@ def _read(folder: Path) -> Stored:
         raise LoraError(f"{folder}: feedforward_modules is not among the layers whose tensors are there")
 
     def fill(model: Classifier) -> None:
-        linear = {name for name, _ in model.network.named_modules()}
-        if unknown := [name for name in names if name not in linear]:
-            raise LoraError(f"what was trained does not fit the model\n  unexpected: {unknown[0]}")
+        peft_library.require_layers(model, names)
         _inject(model, names, [str(name) for name in inner])
         peft_library.fill(model, tensors)
 

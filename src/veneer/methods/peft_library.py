@@ -8,7 +8,7 @@ checks itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _PREFIX = "base_model.model."
 _ADAPTER = "default"  # what peft calls the one adapter of a model
 
 
-def library(method: str) -> Any:
+def import_peft(method: str) -> Any:
     """peft.
 
     Raises:
@@ -47,7 +47,7 @@ def inject(model: Classifier, config: Any) -> None:
     Raises:
         LoraError: a layer is of a kind that peft does not know, such as one in four bits.
     """
-    peft = library(config.peft_type.value.lower())
+    peft = import_peft(config.peft_type.value.lower())
     try:
         peft.inject_adapter_in_model(config, model.network)
     except ValueError as error:
@@ -95,6 +95,13 @@ def read(folder: Path, peft_type: str) -> tuple[dict[str, Any], dict[str, Tensor
     if strays := [name for name in tensors if not name.startswith(_PREFIX)]:
         raise LoraError(f"{folder / TENSOR_FILE}: unexpected: {strays[0]}")
     return fields, {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def require_layers(model: Classifier, names: Iterable[str]) -> None:
+    """Raise a LoraError unless the network has a module of each name."""
+    there = {name for name, _ in model.network.named_modules()}
+    if unknown := [name for name in names if name not in there]:
+        raise LoraError(f"what was trained does not fit the model\n  unexpected: {unknown[0]}")
 
 
 def fill(model: Classifier, tensors: Mapping[str, Tensor]) -> None:
