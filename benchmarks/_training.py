@@ -68,11 +68,12 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
     from rich.console import Console
 
     from veneer import lora
+    from veneer.adaptation import AdapterPlan, adapt
     from veneer.bases import find_base, load_tokenizer
     from veneer.config import TrainingSettings
     from veneer.data import Example
     from veneer.labels import LabelSet
-    from veneer.model import AdapterPlan, adapt, build_classifier
+    from veneer.model import build_classifier
     from veneer.precision import choose_precision
     from veneer.tasks import TASKS, Objective
     from veneer.training.checkpoint import Checkpoints

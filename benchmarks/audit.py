@@ -99,7 +99,7 @@ def write(path: Path, texts: Texts) -> None:
 
 
 def _settings(flags: argparse.Namespace, files: Files, **more: Any) -> Any:
-    from veneer.config import load_config
+    from veneer.config_file import load_config
 
     settings = {
         "base": flags.base,
@@ -119,9 +119,9 @@ def _audit(flags: argparse.Namespace, files: Files, labels: Sequence[str]) -> di
     """Rows in the order of their scores, the most doubtful first, and the suspects' CSV written; read back where it is there."""
     from rich.console import Console
 
-    from veneer.artifact import write_text
     from veneer.bases import find_base
     from veneer.data.corrections import suspects_table
+    from veneer.durable import write_text
     from veneer.labels import LabelSet
     from veneer.tasks import TASKS
     from veneer.training.audit import audit

@@ -115,7 +115,7 @@ def _run(setting: dict[str, Any], keys: dict[str, Any], out: Path) -> dict[str, 
     """Train once; the best adapter's scores on dev."""
     from rich.console import Console
 
-    from veneer.config import load_config
+    from veneer.config_file import load_config
     from veneer.training import train
 
     config = {

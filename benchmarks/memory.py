@@ -81,11 +81,12 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
     import torch
     from transformers import AutoConfig
 
+    from veneer.adaptation import adapt, checkpoint_activations
     from veneer.bases import find_base
     from veneer.cli.estimate import meta_model
-    from veneer.config import load_config
+    from veneer.config_file import load_config
     from veneer.estimate import estimate_step
-    from veneer.model import adapt, checkpoint_activations, skeleton
+    from veneer.model import skeleton
     from veneer.precision import DTYPES
     from veneer.training.setup import method_plan
 

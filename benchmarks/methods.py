@@ -86,7 +86,8 @@ def build_method(data: str, method: str, setting: dict[str, Any], folder: str) -
     from rich.console import Console
 
     import veneer.training.run as training_run
-    from veneer.config import METHOD_DEFAULTS, RunConfig, load_config, settle
+    from veneer.config import METHOD_DEFAULTS, RunConfig, settle
+    from veneer.config_file import load_config
     from veneer.training.checkpoint import has_checkpoint
 
     place = Path(folder)

@@ -185,7 +185,7 @@ def _make(train: Texts, texts: Texts, folder: Path) -> Sample:
     from rich.console import Console
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from veneer.config import load_config
+    from veneer.config_file import load_config
     from veneer.export.merged import merge_run
     from veneer.training import train as train_run
 

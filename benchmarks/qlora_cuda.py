@@ -122,7 +122,7 @@ def build_veneer(folder: str, length: int, batch_size: int, device: str, base_pr
     from rich.console import Console
 
     from veneer.bases import find_base
-    from veneer.config import load_config
+    from veneer.config_file import load_config
     from veneer.labels import LabelSet
     from veneer.tasks import TASKS
     from veneer.training.checkpoint import Checkpoints

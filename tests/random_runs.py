@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from veneer.artifact import ArtifactInfo, package_versions, save_artifact
+from veneer.adaptation import AdapterPlan, adapt
+from veneer.artifact import save_artifact
 from veneer.bases import find_base, fingerprint, load_tokenizer
-from veneer.config import load_config
-from veneer.model import AdapterPlan, adapt, build_classifier
+from veneer.config_file import config_text, load_config
+from veneer.model import build_classifier
+from veneer.run_info import ArtifactInfo, package_versions
 
 TEXTS = ["a great film", "why, oh why?", "a dull story with bad people in it", "now"]
 
@@ -44,6 +46,6 @@ def random_run(
     )
     folder.mkdir(parents=True)
     config = load_config(None, {"base": str(base), "task": "single_label", "data.train": str(folder / "gone.csv")})
-    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    (folder / "config.yaml").write_text(config_text(config), encoding="utf-8")
     save_artifact(folder, model, load_tokenizer(location), info)
     return folder

@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 
 import veneer
 from toy_runs import run, toy_config
-from veneer.artifact import load_artifact, read_info, save_artifact, update_info, write_text
+from veneer.artifact import load_artifact, save_artifact
+from veneer.durable import write_text
 from veneer.errors import ArtifactError, BaseError
+from veneer.run_info import read_info, update_info
 from veneer.tasks import PLAIN, Calibration
 
 Base = Callable[..., Path]

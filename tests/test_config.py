@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from veneer.config import PRESETS, SHORT_FORMS, RunConfig, TrainingConfig, known_keys, load_config, parse_assignments, settle
+from veneer.config import PRESETS, SHORT_FORMS, RunConfig, TrainingConfig, settle
+from veneer.config_file import config_text, known_keys, load_config, parse_assignments
 from veneer.errors import ConfigError
 
 
@@ -175,7 +176,7 @@ def test_short_forms_name_keys_that_exist() -> None:
 
 
 def test_every_key_has_a_description_and_a_place_in_the_file() -> None:
-    tree = yaml.safe_load(RunConfig().to_yaml())
+    tree = yaml.safe_load(config_text(RunConfig()))
     written = [f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section]
     written += [name for name, section in tree.items() if not isinstance(section, dict)]
     assert sorted(written) == sorted(known_keys())
@@ -195,7 +196,7 @@ def test_every_key_has_a_description_and_a_place_in_the_file() -> None:
 )
 def test_what_is_written_comes_back(changes: dict[str, object], tmp_path: Path) -> None:
     config = load_config(None, changes)
-    assert load_config(write(tmp_path, config.to_yaml())) == config
+    assert load_config(write(tmp_path, config_text(config))) == config
 
 
 def test_assignments_are_checked() -> None:

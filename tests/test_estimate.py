@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.estimate import Memory, estimate_step, stored_bytes, texts_a_pass
 from veneer.lora.dropout import BANK
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations, skeleton
+from veneer.model import Classifier, build_classifier, skeleton
 
 Base = Callable[..., Path]
 Texts = Callable[..., EncodedTexts]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from veneer.bases import is_causal
 from veneer.errors import BaseError
+from veneer.families import is_causal
 from veneer.heads import HeadPlan, plan_head, pool
 from veneer.packing import Segments
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.inference import compute_logits
 from veneer.lora import lora_layers
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier
+from veneer.model import Classifier, build_classifier
 
 LENGTHS = [5, 33, 1, 12, 5, 70, 3]
 

@@ -14,12 +14,13 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from veneer import lora
+from veneer.adaptation import AdapterPlan, adapt, share_inputs
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.errors import BaseError, LoraError
 from veneer.heads import HeadPlan
 from veneer.inference import compute_logits
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, share_inputs, skeleton
+from veneer.model import Classifier, build_classifier, skeleton
 
 Base = Callable[..., Path]
 MakeTexts = Callable[..., EncodedTexts]

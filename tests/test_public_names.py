@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import veneer
-from veneer.config import SHORT_FORMS, RunConfig, load_config
+from veneer.config import SHORT_FORMS, RunConfig
+from veneer.config_file import config_text, load_config
 from veneer.errors import ConfigError
 from veneer.training import keywords
 from veneer.training.keywords import Keywords
@@ -57,7 +58,7 @@ def test_keywords_go_before_a_configuration(asked: list[RunConfig]) -> None:
 
 
 def test_resume_takes_the_folders_own_configuration(asked: list[RunConfig], tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(load_config(None, {"data.train": "b.csv"}).to_yaml(), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(config_text(load_config(None, {"data.train": "b.csv"})), encoding="utf-8")
     veneer.train(out=tmp_path, resume=True)
     (config,) = asked
     assert (config.data.train, config.out) == ("b.csv", str(tmp_path))

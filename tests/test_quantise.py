@@ -15,12 +15,13 @@ from rich.console import Console
 from torch import nn
 
 from toy_runs import adapter, metrics, run, toy_config
-from veneer.artifact import read_info
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.errors import ConfigError, LoraError
 from veneer.lora import FrozenLinear, LoraLinear, count_parameters, frozen_elements
-from veneer.model import AdapterPlan, adapt, build_classifier
+from veneer.model import build_classifier
 from veneer.quantise import Int8Weight, NF4Weight, load_bitsandbytes
+from veneer.run_info import read_info
 from veneer.training import train
 
 Base = Callable[..., Path]

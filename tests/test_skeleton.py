@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from veneer import lora
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.errors import BaseError
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, skeleton
+from veneer.model import Classifier, build_classifier, skeleton
 
 Base = Callable[..., Path]
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from veneer import word_head
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.data import EncodedTexts, Prompt
 from veneer.errors import BaseError, LoraError
 from veneer.lora import lora_layers
-from veneer.model import AdapterPlan, Classifier, adapt
+from veneer.model import Classifier
 from veneer.packing import Segments
 from veneer.word_head import WordHead
 from veneer.word_model import build_word_classifier, word_skeleton

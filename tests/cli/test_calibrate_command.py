@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from toy_runs import toy_rows, write_csv
-from veneer.artifact import read_info, update_info
 from veneer.predictor import load
+from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration, Promise
 
 Command = Callable[..., Any]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 import veneer as package
 from veneer.cli import predict as predict_command
-from veneer.config import known_keys
+from veneer.config_file import known_keys
 from veneer.errors import TrainingError
 
 PROGRAM = [sys.executable, "-c", "from veneer.cli import main; main()"]

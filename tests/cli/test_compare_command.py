@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from toy_runs import run, toy_config, toy_rows, write_csv
-from veneer.artifact import read_info, update_info
 from veneer.cli import compare_baselines
 from veneer.predictor import load
+from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration
 
 Base = Callable[..., Path]

@@ -11,7 +11,8 @@ import yaml
 
 import veneer.training as veneer_training
 from toy_runs import toy_rows, write_csv
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import config_text, load_config
 from veneer.errors import Interrupted, TrainingError
 
 
@@ -79,7 +80,7 @@ def test_flags_go_before_the_file(veneer: Callable[..., Any], asked: list[tuple[
 def test_resume_takes_the_folders_own_configuration(
     veneer: Callable[..., Any], asked: list[tuple[RunConfig, bool]], tmp_path: Path
 ) -> None:
-    (tmp_path / "config.yaml").write_text(load_config(None, {"data.train": "c.csv", "lora.rank": 3, "out": "old"}).to_yaml())
+    (tmp_path / "config.yaml").write_text(config_text(load_config(None, {"data.train": "c.csv", "lora.rank": 3, "out": "old"})))
     veneer("train", "--out", tmp_path, "--resume")
     ((config, resume),) = asked
     assert (config.data.train, config.lora.rank, config.out, resume) == ("c.csv", 3, str(tmp_path), True)

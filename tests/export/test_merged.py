@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from causal_bases import bilingual_base, toy_pairs
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
-from veneer.artifact import read_info, update_info
 from veneer.bases import find_base, pooling_of
 from veneer.errors import InputError, VerificationError
 from veneer.export.merged import merge_run
 from veneer.predictor import load
+from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration, Promise
 
 Base = Callable[..., Path]

@@ -15,11 +15,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from veneer.adaptation import AdapterPlan
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.errors import LoraError
 from veneer.methods import METHODS, MethodPlan
-from veneer.model import AdapterPlan, Classifier, build_classifier
+from veneer.model import Classifier, build_classifier
 
 Base = Callable[..., Path]
 Texts = Callable[..., EncodedTexts]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.errors import BaseError
 from veneer.lora import lora_layers
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
+from veneer.model import Classifier, build_classifier
 from veneer.packing import split_batch
 from veneer.tasks import Objective, SingleLabel
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.lora import lora_layers
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier
+from veneer.model import Classifier, build_classifier
 from veneer.packing import PackedBatch, PaddedBatch, Segments
 from veneer.packing.attention import packed_attention
 

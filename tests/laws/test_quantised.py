@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from toy_runs import run, toy_config
+from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.lora import FrozenLinear, LoraLinear, frozen_elements, lora_layers, merge_lora, remove_lora, unmerge_lora
 from veneer.lora.frozen import FrozenWeight
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier, checkpoint_activations
+from veneer.model import Classifier, build_classifier
 from veneer.predictor import load
 from veneer.quantise import NF4Weight
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 import veneer.training.run as training_run
 from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_rows, write_csv
 from veneer.cli import main
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import config_text, load_config
 from veneer.errors import Interrupted, ResumeError, TrainingError
 from veneer.training import checkpoint
 from veneer.training.checkpoint import Checkpoints
@@ -116,7 +117,7 @@ def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_from_the_one_before(
     config = toy_config(tmp_path, tiny_base("bert"), training__evaluate_every=4, training__checkpoint_every=5)
     run(config)
     killed = config.model_copy(update={"out": str(tmp_path / "killed")})
-    (tmp_path / "killed.yaml").write_text(killed.to_yaml(), encoding="utf-8")
+    (tmp_path / "killed.yaml").write_text(config_text(killed), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "killed.yaml")], capture_output=True, check=False, timeout=300
     )
@@ -137,7 +138,7 @@ def test_ctrl_c_in_the_terminal_prints_the_command_that_resumes(
     config = toy_config(tmp_path, tiny_base("bert"), training__evaluate_every=1, training__epochs=3)
     run(config)
     folder = tmp_path / "stopped run"
-    (tmp_path / "run.yaml").write_text(config.model_copy(update={"out": str(folder)}).to_yaml(), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(config_text(config.model_copy(update={"out": str(folder)})), encoding="utf-8")
     veneer = [sys.executable, "-c", "import sys; from veneer.cli import main; sys.exit(main())"]
     process = subprocess.Popen(
         [*veneer, "train", str(tmp_path / "run.yaml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -14,12 +14,13 @@ from transformers import AutoModelForSequenceClassification
 
 from random_runs import TEXTS, random_run
 from veneer import lora
-from veneer.artifact import load_artifact, read_info
+from veneer.adaptation import replace_adapter
+from veneer.artifact import load_artifact
 from veneer.cli.runs import run_config
 from veneer.data import encode
 from veneer.inference import compute_logits
-from veneer.model import replace_adapter
 from veneer.predictor import load
+from veneer.run_info import read_info
 from veneer.thinner import combine_runs, make_ensemble
 
 FAMILIES = ["bert", "roberta", "distilbert", "qwen2", "gpt2"]

@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from causal_bases import bilingual_base, bilingual_tokenizer, toy_pairs
 from toy_runs import outcome, run, run_interrupted, toy_config, write_csv
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.data import EncodedTexts, encode, make_prompt
 from veneer.errors import ArtifactError
 from veneer.lora import lora_layers
-from veneer.model import AdapterPlan, Classifier, adapt
+from veneer.model import Classifier
 from veneer.packing import PackedBatch, PaddedBatch
 from veneer.predictor import load
 from veneer.word_model import build_word_classifier

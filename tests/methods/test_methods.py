@@ -22,7 +22,8 @@ from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_row
 from veneer.bases import find_base
 from veneer.cli import app
 from veneer.cli.compare_runs import compare_runs
-from veneer.config import METHOD_DEFAULTS, MethodName, load_config
+from veneer.config import METHOD_DEFAULTS, MethodName
+from veneer.config_file import load_config
 from veneer.data import encode
 from veneer.errors import ConfigError, InputError, LoraError
 from veneer.export.merged import merge_run

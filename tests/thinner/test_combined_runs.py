@@ -11,10 +11,11 @@ import pytest
 
 from random_runs import TEXTS, random_run
 from veneer import lora
-from veneer.artifact import load_artifact, read_info, update_info
+from veneer.artifact import load_artifact
 from veneer.cli.runs import run_config
 from veneer.errors import ArtifactError, ConfigError, InputError
 from veneer.predictor import load
+from veneer.run_info import read_info, update_info
 from veneer.thinner import combine_runs, make_ensemble
 
 Base = Callable[..., Path]

@@ -14,11 +14,11 @@ import torch
 
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
-from veneer.artifact import read_info, update_info
 from veneer.cli.compared_run import open_run
 from veneer.errors import InputError, VerificationError
 from veneer.evaluation.goals import Goal
 from veneer.predictor import load
+from veneer.run_info import read_info, update_info
 from veneer.tasks import PLAIN, Calibration, Promise
 from veneer.thinner import Dev, Shrunk, shrink_run
 from veneer.thinner.shrink import refit, smallest

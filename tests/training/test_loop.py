@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from toy_runs import toy_config, toy_rows
+from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations
 from veneer.bases import find_base, load_tokenizer
 from veneer.config import TrainingSettings
 from veneer.data import Example
 from veneer.errors import TrainingError
 from veneer.labels import LabelSet
-from veneer.model import AdapterPlan, adapt, build_classifier, checkpoint_activations
+from veneer.model import build_classifier
 from veneer.tasks import TASKS, Objective
 from veneer.training import loop
 from veneer.training.checkpoint import Checkpoints, Progress

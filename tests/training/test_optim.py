@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.errors import ConfigError
-from veneer.model import AdapterPlan, Classifier, adapt, build_classifier
+from veneer.model import Classifier, build_classifier
 from veneer.training.optim import (
     build_optimizer,
     check_optimizer,

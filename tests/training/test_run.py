@@ -18,12 +18,13 @@ import veneer.training.finish as training_finish
 import veneer.training.run as training_run
 import veneer.training.setup as training_setup
 from toy_runs import metrics, outcome, run, toy_config, toy_rows, write_csv
-from veneer.artifact import load_artifact, read_info
-from veneer.config import load_config
+from veneer.artifact import load_artifact
+from veneer.config_file import load_config
 from veneer.errors import BaseError, ConfigError, DataError, Interrupted, LoraError, TrainingError, VerificationError
 from veneer.evaluation.diagnosis import Evidence
 from veneer.inference import compute_logits
 from veneer.precision import Precision
+from veneer.run_info import read_info
 from veneer.training import loop
 from veneer.training.checkpoint import Progress
 from veneer.training.finish import TrainingResult

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from causal_bases import bilingual_base, toy_pairs
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer.artifact import load_artifact
-from veneer.config import load_config
+from veneer.config_file import load_config
 from veneer.errors import BaseError, ConfigError
 from veneer.inference import compute_logits
 from veneer.predictor import load

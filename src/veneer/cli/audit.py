@@ -58,8 +58,8 @@ def audit(
 
     Takes about as long as training --folds times. Ctrl-C loses only the fold in work: the same command goes on.
     """
-    from veneer.artifact import write_text
     from veneer.data.corrections import suspects_table
+    from veneer.durable import write_text
     from veneer.tasks import TASKS
     from veneer.training.audit import audit as find_suspects
 
@@ -107,9 +107,9 @@ def _check_out(out: Path, force: bool) -> None:
 
 def _open(folder: Path, data: str | None, base: str | None, given: dict[str, Any]) -> tuple[RunConfig, Any, BaseLocation]:
     """The run's settings with what to audit in `data.train`, what it says of itself, and its base."""
-    from veneer.artifact import read_info
     from veneer.bases import find_base, fingerprint
     from veneer.cli.runs import run_config
+    from veneer.run_info import read_info
 
     info = read_info(folder)
     overrides = given | ({} if data is None else {"data.train": data})

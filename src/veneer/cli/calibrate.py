@@ -59,11 +59,11 @@ def calibrate(
     What is fitted is judged on texts held out from the fit; a decision rule that is no better than chance explains is not kept.
     The result is stored in the run folder, where predict, evaluate and merge find it.
     """
-    from veneer.artifact import read_info
     from veneer.cli.labelled import config_for
     from veneer.evaluation.calibration import fit_calibration
     from veneer.evaluation.goals import Goal
     from veneer.predictor import load
+    from veneer.run_info import read_info
 
     info = read_info(folder)
     if clear:
@@ -134,8 +134,8 @@ def _scores(labelled: Labelled, fitted: Fitted, config: RunConfig, labels: tuple
 
 def _store(folder: Path, fitted: Fitted | None, dev: dict[str, Any] | None = None) -> None:
     """Into `veneer.json`, and into the report and its page where there is one of this version, with the scores on `dev`."""
-    from veneer.artifact import read_info, update_info
     from veneer.evaluation.report import FORMAT_VERSION
+    from veneer.run_info import read_info, update_info
     from veneer.training.finish import write_report
 
     report = read_report(folder)

@@ -10,13 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veneer.artifact import ArtifactInfo, read_info
 from veneer.cli.output import messages, progress_bar
 from veneer.cli.runs import changed_files, read_report, run_config
 from veneer.config import RunConfig
 from veneer.errors import DataError
 from veneer.evaluation.calibration import fit_calibration
 from veneer.predictor import load
+from veneer.run_info import ArtifactInfo, read_info
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import target_tensor
 from veneer.training.prepare import Material, read_material

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from veneer.cli import flags
 from veneer.cli.output import messages, print_json, results
-from veneer.config import load_config
+from veneer.config_file import load_config
 from veneer.errors import ConfigError, VeneerError
 
 REINSTALL = "pip install --force-reinstall veneer"
@@ -240,9 +240,10 @@ def _step(base: object) -> tuple[float, int, int]:
     import torch
 
     from veneer import lora
+    from veneer.adaptation import AdapterPlan, adapt
     from veneer.bases import BaseLocation, load_tokenizer
     from veneer.data import encode
-    from veneer.model import AdapterPlan, adapt, build_classifier
+    from veneer.model import build_classifier
     from veneer.precision import choose_precision, pick_device
     from veneer.tasks import TASKS, Objective
     from veneer.training.optim import build_optimizer

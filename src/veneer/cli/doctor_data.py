@@ -120,8 +120,9 @@ def _with_base(
     config: RunConfig, train: Reading, labels: LabelSet, task: Task
 ) -> tuple[Tokenization | None, Measurement | None, list[Finding]]:
     """What needs the base: its tokenizer and the measured steps, or why they cannot be had."""
-    from veneer.bases import find_base, load_config, load_tokenizer, max_positions
+    from veneer.bases import find_base, load_config, load_tokenizer
     from veneer.data.survey_tokens import Tokenization
+    from veneer.families import max_positions
     from veneer.training.measure import measure
     from veneer.training.verbaliser import prompt_of
 

@@ -66,7 +66,8 @@ def estimate(
     weights are needed.
     """
     from veneer.bases import find_base
-    from veneer.config import load_config, settle
+    from veneer.config import settle
+    from veneer.config_file import load_config
     from veneer.estimate import texts_a_pass
 
     if method not in METHODS:
@@ -120,8 +121,8 @@ def _precision(config: RunConfig, device: DeviceType, method: str) -> str:
 def _column(
     base: BaseLocation, config: RunConfig, device: DeviceType, method: str, checkpointing: bool, labels: int, texts: int
 ) -> Column:
+    from veneer.adaptation import checkpoint_activations
     from veneer.estimate import estimate_step
-    from veneer.model import checkpoint_activations
 
     precision = _precision(config, device, method)
     model = meta_model(base, config, device, method, precision, labels)

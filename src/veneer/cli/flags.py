@@ -13,7 +13,8 @@ import typer
 from rich.markup import escape
 from typer.models import OptionInfo
 
-from veneer.config import SHORT_FORMS, expand_short_forms, known_keys, parse_assignments
+from veneer.config import SHORT_FORMS
+from veneer.config_file import expand_short_forms, known_keys, parse_assignments
 
 _HELP = known_keys()
 

@@ -47,12 +47,12 @@ def inspect(
 
 def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifier:
     """The adapted model without weights."""
-    from veneer.artifact import check_single, read_info
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config
-    from veneer.config import load_config
+    from veneer.config_file import load_config
     from veneer.lora import apply_adapter, read_adapter
     from veneer.model import skeleton
+    from veneer.run_info import check_single, read_info
     from veneer.training.setup import method_of, method_plan
     from veneer.training.verbaliser import check_settings
     from veneer.word_model import word_skeleton

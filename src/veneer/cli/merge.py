@@ -27,8 +27,8 @@ def merge(
     base: flags.WhereBase = None,
 ) -> None:
     """Write a run as a plain transformers checkpoint: the adapter added to the base's weights, in float32."""
-    from veneer.artifact import read_info
     from veneer.export.merged import BUDGET, merge_run
+    from veneer.run_info import read_info
 
     judged = None if read_info(folder).base_precision == "auto" else _dev_texts(folder)
     report = merge_run(folder, out, base=base, judged=judged, budget=BUDGET if budget is None else budget, force=force)

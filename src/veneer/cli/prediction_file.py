@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.artifact import write_text
 from veneer.cli.runs import run_config
 from veneer.data import Columns, raise_on_errors, read_examples
+from veneer.durable import write_text
 from veneer.errors import DataError, InputError
 from veneer.predictor import Prediction
 

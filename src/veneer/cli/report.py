@@ -20,7 +20,7 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
 ) -> None:
     """Write a run's report.html again, from its report.json: one page that needs no network."""
-    from veneer.artifact import write_text
+    from veneer.durable import write_text
     from veneer.evaluation.page import render_page
 
     content = _read(folder)

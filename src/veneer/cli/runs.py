@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import load_config
 from veneer.errors import ArtifactError
 from veneer.run_files import CONFIG_FILE, INFO_FILE, REPORT_FILE
 

@@ -16,9 +16,9 @@ from veneer.cli.output import messages, print_commands, print_json, print_lines,
 from veneer.errors import InputError
 
 if TYPE_CHECKING:
-    from veneer.artifact import ArtifactInfo
     from veneer.evaluation.goals import Goal
     from veneer.evaluation.metrics import Interval
+    from veneer.run_info import ArtifactInfo
     from veneer.thinner import Shrunk
 
 

@@ -9,7 +9,8 @@ import typer
 
 from veneer.cli import flags
 from veneer.cli.output import print_commands, print_lines, results
-from veneer.config import RunConfig, config_to_resume, load_config
+from veneer.config import RunConfig
+from veneer.config_file import config_to_resume, load_config
 from veneer.errors import Interrupted
 
 if TYPE_CHECKING:

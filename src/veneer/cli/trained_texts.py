@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veneer.artifact import ArtifactInfo
 from veneer.cli.output import messages, print_lines
 from veneer.cli.runs import run_config
 from veneer.data import Example, Reading
 from veneer.data.checks import text_key
 from veneer.errors import DataError, InputError
+from veneer.run_info import ArtifactInfo
 from veneer.training.prepare import read_material
 
 MOST_TRAINED = 0.5  # with a larger share of texts trained on, a file is not one of other texts

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import load_config
 from veneer.evaluation.metrics import Evaluation, score
 from veneer.training.baselines import decide_like_ours, fit_text_baseline, target_array
 from veneer.training.prepare import read_material

@@ -22,13 +22,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, check_single, load_artifact, read_info
+from veneer.artifact import Loaded, load_artifact
 from veneer.bases import BaseLocation, encoder_options, find_base, load_encoder, load_sequence_classifier, load_tokenizer, quiet
 from veneer.errors import InputError, VerificationError
 from veneer.export.merged_words import LOADED_BY, WORDS_FILE, readme_code, word_logits, words_document
 from veneer.export.rebased import Change, JudgedTexts, measure_change, require_within
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
+from veneer.run_info import HEAD_FILE, ArtifactInfo, check_single, read_info
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 CALIBRATION_FILE = "calibration.json"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from veneer.artifact import ArtifactInfo
 from veneer.errors import VerificationError
 from veneer.evaluation.metrics import point_metrics
 from veneer.predictor import Predictor, load
+from veneer.run_info import ArtifactInfo
 from veneer.tasks import TASKS
 
 METRIC = "macro_f1"

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.adaptation import family_targets
 from veneer.errors import LoraError
 from veneer.lora.inject import target_layers
 from veneer.methods import peft_library
 from veneer.methods.contract import Course, Method, MethodPlan, Stored
-from veneer.model import Classifier, family_targets
+from veneer.model import Classifier
 
 _FROM, _UNTIL = 10, 3  # ranks are cut from a tenth of the steps on, and no more in the last third
 _PENALTY = 0.5  # weight of the mean distance of A·Aᵀ and Bᵀ·B from the identity, as in the paper

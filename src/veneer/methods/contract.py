@@ -12,7 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from veneer.model import AdapterPlan, Classifier
+from veneer.adaptation import AdapterPlan
+from veneer.model import Classifier
 
 
 @dataclass(frozen=True)

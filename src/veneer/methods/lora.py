@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from veneer import lora
+from veneer.adaptation import adapt, share_inputs
 from veneer.methods.contract import Method, MethodPlan, Stored
-from veneer.model import Classifier, adapt, share_inputs
+from veneer.model import Classifier
 
 LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
 

@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from veneer import lora
-from veneer.artifact import HEAD_FILE, ArtifactInfo, Loaded, load_artifact, package_versions, read_info
+from veneer.adaptation import replace_adapter
+from veneer.artifact import Loaded, load_artifact
 from veneer.config import RunConfig
 from veneer.errors import ArtifactError, ConfigError, InputError
 from veneer.evaluation.metrics import Interval
 from veneer.heads import label_tensors
 from veneer.labels import shorten
-from veneer.model import replace_adapter
 from veneer.predictor import Predictor
+from veneer.run_info import HEAD_FILE, ArtifactInfo, package_versions, read_info
 from veneer.tasks import PLAIN, Calibration
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, plain_lora, write_run

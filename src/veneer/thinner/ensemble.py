@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from veneer.artifact import load_artifact, read_info, save_ensemble
+from veneer.artifact import load_artifact, save_ensemble
 from veneer.config import RunConfig
 from veneer.predictor import load, together
+from veneer.run_info import read_info
 from veneer.thinner.combine import Combined, check_alike, joint_info, judge
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, write_folder

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from veneer import lora
-from veneer.artifact import ArtifactInfo, Loaded, save_artifact, sync_folder
+from veneer.artifact import Loaded, save_artifact
 from veneer.config import RunConfig
+from veneer.config_file import config_text
+from veneer.durable import sync_folder
 from veneer.errors import InputError, VerificationError
 from veneer.predictor import Predictor, load
 from veneer.run_files import CONFIG_FILE
+from veneer.run_info import ArtifactInfo
 
 TOLERANCE = 1e-5  # of the logits of the probe texts, relative to the largest where that is above 1
 PROBES = (
@@ -80,7 +83,7 @@ def write_folder(
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}. Fix: another --out") from None
     try:
-        text = config.model_copy(update={"out": str(out)}).to_yaml()
+        text = config_text(config.model_copy(update={"out": str(out)}))
         (writing / CONFIG_FILE).write_text(text, encoding="utf-8")
         save(writing)
         _verify(writing, out, predictor, again)

@@ -17,13 +17,13 @@ from typing import Any
 from torch import Tensor
 
 from veneer import lora
+from veneer.adaptation import replace_adapter
 from veneer.artifact import load_artifact
 from veneer.config import RunConfig
 from veneer.errors import DataError
 from veneer.evaluation.goals import Goal
 from veneer.evaluation.metrics import Interval
 from veneer.lora.peft_format import TENSOR_FILE
-from veneer.model import replace_adapter
 from veneer.predictor import Predictor
 from veneer.tasks import Calibration
 from veneer.thinner.dev import Dev

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from veneer.artifact import sha256, sync_files, sync_folder
+from veneer.durable import sha256, sync_files, sync_folder
 from veneer.errors import ResumeError
 from veneer.model import Classifier
 from veneer.training.optim import moments, restore_moments

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from veneer import lora
-from veneer.artifact import ArtifactInfo, load_artifact, package_versions, save_artifact, write_text
+from veneer.artifact import load_artifact, save_artifact
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig
 from veneer.data import Prompt, encode
+from veneer.durable import write_text
 from veneer.errors import InputError, VerificationError
 from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
 from veneer.evaluation.comparison import Verdict
@@ -33,6 +34,7 @@ from veneer.inference import compute_logits
 from veneer.model import Classifier
 from veneer.precision import Precision
 from veneer.run_files import INFO_FILE, PAGE_FILE, REPORT_FILE
+from veneer.run_info import ArtifactInfo, package_versions
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import judge_against_text
 from veneer.training.checkpoint import Progress

@@ -26,12 +26,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from veneer.artifact import sync_files, sync_folder
 from veneer.bases import BaseLocation, fingerprint, load_tokenizer
 from veneer.config import RunConfig
 from veneer.data import Example, split_examples
 from veneer.data import fingerprint as data_fingerprint
 from veneer.data.folds import assign_folds
+from veneer.durable import sync_files, sync_folder
 from veneer.errors import DataError, Interrupted, ResumeError
 from veneer.inference import compute_logits
 from veneer.labels import LabelSet

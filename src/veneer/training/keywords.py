@@ -9,7 +9,8 @@ from typing import Any, TypedDict, Unpack
 
 from rich.console import Console
 
-from veneer.config import Column, Preset, RunConfig, config_to_resume, expand_short_forms, load_config
+from veneer.config import Column, Preset, RunConfig
+from veneer.config_file import config_to_resume, expand_short_forms, load_config
 from veneer.training.finish import TrainingResult
 from veneer.training.run import train as train_config
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from veneer.bases import BaseLocation, load_tokenizer
-from veneer.config import RunConfig, load_config
+from veneer.config import RunConfig
+from veneer.config_file import load_config
 from veneer.errors import Interrupted
 from veneer.inference import compute_logits, compute_pooled
 from veneer.methods import METHODS, MethodPlan

@@ -14,16 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer import lora
-from veneer.artifact import resume_command, write_text
-from veneer.bases import find_base, fingerprint, load_config, load_tokenizer, max_positions
+from veneer.bases import find_base, fingerprint, load_config, load_tokenizer
 from veneer.config import RunConfig, TrainingConfig, settle
-from veneer.config import load_config as load_run_config
+from veneer.config_file import config_text
+from veneer.config_file import load_config as load_run_config
 from veneer.data import render_problems
+from veneer.durable import write_text
 from veneer.errors import ConfigError, Interrupted, ResumeError, TrainingError, file_refusal
+from veneer.families import max_positions
 from veneer.methods import METHODS
 from veneer.model import Classifier
 from veneer.packing import describe_plan
 from veneer.run_files import CONFIG_FILE, INFO_FILE, LOG_FILE, METRICS_FILE
+from veneer.run_info import resume_command
 from veneer.tasks import Task
 from veneer.training.checkpoint import Checkpoints, has_checkpoint
 from veneer.training.finish import Setting, TrainingResult, finish
@@ -127,7 +130,7 @@ def _open_folder(setting: Setting, resume: bool) -> None:
         if not resume:
             for name in (LOG_FILE, METRICS_FILE):
                 (setting.folder / name).unlink(missing_ok=True)
-        write_text(setting.folder / CONFIG_FILE, setting.config.to_yaml())
+        write_text(setting.folder / CONFIG_FILE, config_text(setting.config))
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {setting.folder}: {error.strerror}. Fix: another --out") from None
 

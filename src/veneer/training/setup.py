@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import torch
 
+from veneer.adaptation import AdapterPlan, checkpoint_activations
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig, settle
 from veneer.data import Prompt
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
 from veneer.methods import METHODS, Method, MethodPlan
-from veneer.model import AdapterPlan, Classifier, build_classifier, checkpoint_activations
+from veneer.model import Classifier, build_classifier
 from veneer.precision import Precision, choose_precision, pick_device
 from veneer.tasks import Objective, Task
 from veneer.training.loop import Job

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from veneer.artifact import write_text
+from veneer.durable import write_text
 from veneer.run_files import LOG_FILE, METRICS_FILE
 
 

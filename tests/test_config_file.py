@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from veneer.config import RunConfig, config_to_resume, expand_short_forms, load_config
+from veneer.config import RunConfig
+from veneer.config_file import config_text, config_to_resume, expand_short_forms, load_config
 from veneer.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def test_a_preset_gives_way_to_what_stands_beside_it(tmp_path: Path) -> None:
 
 def test_a_preset_asked_for_now_goes_before_what_a_finished_run_wrote(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(load_config(None, {"seed": 3}).to_yaml(), encoding="utf-8")  # every value is in it
+    file.write_text(config_text(load_config(None, {"seed": 3})), encoding="utf-8")  # every value is in it
     config = load_config(file, {"lora.preset": "strong", "lora.alpha": 5})
     assert (config.lora.rank, config.lora.alpha, config.seed) == (16, 5, 3)
 
