@@ -234,6 +234,7 @@ SHORT_FORMS: dict[str, str] = {
     "task": "task",
     "base_precision": "base_precision",
     "pooling": "pooling",
+    "method": "method",
     "train": "data.train",
     "dev": "data.dev",
     "test": "data.test",

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from veneer.adaptation import AdapterPlan
+from veneer.adaptation import AdapterPlan, checkpoint_activations
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.errors import LoraError
@@ -131,6 +131,25 @@ def test_ours_in_peft(kind: str, family: str, tiny_base: Base, make_texts: Texts
     with torch.no_grad():
         expected = theirs(input_ids=torch.from_numpy(texts.ids.astype("int64"))[None]).logits
     torch.testing.assert_close(logits(model, texts, [0]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix", "dora", "adapter", "ia3"])
+def test_gradients_are_the_same_with_activations_computed_again(kind: str, tiny_base: Base, make_texts: Texts) -> None:
+    """The rows of virtual tokens are still known in the backward pass."""
+    texts = make_texts(LENGTHS)
+    found = []
+    for again in (False, True):
+        model = make(kind, tiny_base())
+        if again:
+            checkpoint_activations(model)
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.eval()
+        model(model.batch(texts, range(5))).square().sum().backward()
+        found.append({name: parameter.grad for name, parameter in model.trainable().items()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_bases_that_a_method_cannot_change(tiny_base: Base) -> None:

@@ -27,6 +27,7 @@ def inspect(
         int | None, typer.Option("--labels", metavar="N", min=1, help="number of labels; 2, or the run's own", show_default=False)
     ] = None,
     pooling: flags.Pooling = None,
+    method: flags.Method = None,
     preset: flags.Preset = None,
     rank: flags.Rank = None,
     alpha: flags.Alpha = None,

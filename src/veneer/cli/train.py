@@ -35,6 +35,7 @@ def train(
     base_precision: flags.BasePrecision = None,
     task: flags.Task = None,
     pooling: flags.Pooling = None,
+    method: flags.Method = None,
     template: flags.Template = None,
     length_normalised: flags.LengthNormalised = None,
     preset: flags.Preset = None,
