@@ -16,13 +16,13 @@ from typing import Any
 from _data import shared_folder
 from _measure import Contestant, Sample, Work, Worker, cores, describe_machine, markdown, peak_bytes, progress, start
 
-# A row of the table -> what is set for it beside its method's defaults.
+# A row of the table -> what is set for it beside its method's defaults. Variants whose updates are larger take smaller steps.
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "lora, rslora": {"lora.scaling": "rslora"},
+    "lora, rslora": {"lora.scaling": "rslora", "training.learning_rate": 2e-4},
     "lora, dora": {"lora.dora": True},
-    "lora, pissa": {"lora.init": "pissa"},
-    "lora, lora+": {"training.lora_plus_ratio": 4.0},
+    "lora, pissa": {"lora.init": "pissa", "training.learning_rate": 1e-4},
+    "lora, lora+": {"training.lora_plus_ratio": 4.0, "training.learning_rate": 2e-4},
     "adalora": {},
     "ia3": {},
     "adapter": {},
@@ -92,7 +92,8 @@ def build_method(data: str, method: str, setting: dict[str, Any], folder: str) -
 
     place = Path(folder)
     keys = _data_keys(data, setting["rows"], place)
-    usual = METHOD_DEFAULTS.get(method, {}).get("training.learning_rate", settle(RunConfig().training, 100_000).learning_rate)
+    usual = {"training.learning_rate": settle(RunConfig().training, 100_000).learning_rate}
+    usual |= METHOD_DEFAULTS.get(method.partition(",")[0], {}) | METHODS[method]
     config = load_config(
         None,
         {
@@ -102,7 +103,7 @@ def build_method(data: str, method: str, setting: dict[str, Any], folder: str) -
             "method": method.partition(",")[0],
             "training.epochs": setting["epochs"],
             "training.batch_size": setting["batch_size"],
-            "training.learning_rate": usual * setting["rate"],
+            "training.learning_rate": usual["training.learning_rate"] * setting["rate"],
             "evaluation.baseline": False,
             "out": str(place / "run"),
         },
