@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 
 from rich.console import Console
 
-from veneer.config import Column, Preset, RunConfig
+from veneer.config import Column, MethodName, Preset, RunConfig
 from veneer.config_file import config_to_resume, expand_short_forms, load_config
 from veneer.training.finish import TrainingResult
 from veneer.training.run import train as train_config
@@ -35,6 +35,8 @@ class Keywords(TypedDict, total=False):
     label_names: Source | list[str]
     max_length: int
     encoding: str
+    method: MethodName
+    base_precision: str
     template: str
     length_normalised: bool
     preset: Preset
