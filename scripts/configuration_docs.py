@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from veneer.config import PRESETS, RunConfig, SHORT_FORMS, Section
+from veneer.config import PRESETS, SHORT_FORMS, RunConfig, Section
 from veneer.config_file import known_keys
 
 TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
