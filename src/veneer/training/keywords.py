@@ -36,7 +36,6 @@ class Keywords(TypedDict, total=False):
     max_length: int
     encoding: str
     method: MethodName
-    base_precision: str
     template: str
     length_normalised: bool
     preset: Preset
