@@ -174,6 +174,15 @@ def test_wrong_combinations(
     assert message in result.err
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(
+    veneer: Callable[..., Any], single_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)  # the tests may run as root, who may write
+    result = veneer("predict", single_run, "--file", tmp_path / "missing.csv", "--out", tmp_path / "b.csv")
+    assert result.code == 2
+    assert f"the folder {tmp_path} cannot be written to. Fix: another --out" in result.err.replace("\n", "")
+
+
 def test_a_second_text_must_fit_the_model(veneer: Callable[..., Any], single_run: Path, pair_run: Path) -> None:
     assert veneer("predict", single_run, "--text", "a", "--pair", "b").code == 2
     assert veneer("predict", pair_run, "--text", "a").code == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,15 @@ def check_target(target: Path, source: str | None, force: bool) -> None:
     """Refuse a file that cannot, or should not, be written before any work is done.
 
     Raises:
-        InputError: its ending is no known format, its folder is missing, it is the input, or it is there and `force` is not.
+        InputError: its ending is no known format, its folder is missing or closed, it is the input, or it is there and not
+            `force`.
     """
     if target.suffix.lower() not in ENDINGS:
         raise InputError(f"{target}: predictions are written as {', '.join(ENDINGS)}. Fix: one of these endings")
     if not target.parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{target}: the folder {target.parent} cannot be written to. Fix: another --out")
     if target.is_dir():
         raise InputError(f"{target} is a folder")
     if target.exists():
