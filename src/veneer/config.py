@@ -159,6 +159,13 @@ class TrainingConfig(Section):
     )
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    ema_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="decay d of the running average of the weights, which is what is evaluated and kept; null for the weights as "
+        "they are",
+    )
     evaluate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
         "epoch", description="evaluate on dev every epoch, or every N steps"
     )

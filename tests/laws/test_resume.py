@@ -37,6 +37,11 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (2, 7, 11, 19),
         {"lora__dropout": 0.3, "training__evaluate_every": 3},
     ),
+    "a running average of the weights": (
+        "bert",
+        (2, 7, 13),
+        {"training__ema_decay": 0.9, "training__evaluate_every": 3, "training__learning_rate": 1e-2},
+    ),
     "gradient accumulation, with a group cut by the epoch's end": (
         "bert",
         (1, 3, 5, 9),
@@ -99,7 +104,7 @@ KILLED = """
 import os, signal, sys
 from rich.console import Console
 import veneer.training.checkpoint as checkpoint, veneer.training.run as run
-from veneer.config import load_config
+from veneer.config_file import load_config
 
 save = checkpoint.save_file
 def save_half(tensors, path):

@@ -359,6 +359,40 @@ def test_of_equal_scores_the_one_with_the_lower_loss_is_kept_and_patience_goes_o
     assert all(torch.equal(tensor, adapters[3][name]) for name, tensor in progress.best_tensors.items())
 
 
+def test_the_running_average_is_its_formula_and_what_is_evaluated_and_kept(
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step t's weights count `(1 - d_t) * d_(t+1) * ... * d_T`, where `d_t = min(0.5, (1 + t)/(10 + t))`."""
+    taken: list[dict[str, Tensor]] = []
+    run_step = loop.run_step
+
+    def noting(job: Job, *given: Any) -> dict[str, Any]:
+        row = run_step(job, *given)
+        taken.append(trained_tensors(job.model))
+        return row
+
+    monkeypatch.setattr(loop, "run_step", noting)
+    job = make_job(ema_decay=0.5, evaluate_every=5, learning_rate=2e-2, metric="loss")
+    progress, rows = train_all(job, tmp_path)
+    decays = [min(0.5, (1 + t) / (10 + t)) for t in range(1, 11)]
+    assert decays[0] < decays[6] < decays[7] == 0.5
+
+    def expected(name: str, steps: int) -> Tensor:
+        shares = [1.0] + [1 - decay for decay in decays[1:steps]]
+        return sum((taken[t][name] * shares[t] * math.prod(decays[t + 1 : steps]) for t in range(steps)), torch.zeros(()))
+
+    assert progress.best_step in (5, 10)
+    for name, tensor in progress.average_tensors.items():
+        torch.testing.assert_close(tensor, expected(name, 10), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(progress.best_tensors[name], expected(name, progress.best_step), rtol=1e-5, atol=1e-7)
+        assert torch.equal(trained_tensors(job.model)[name], tensor)
+    losses = [row["loss"] for row in evaluations(rows)]
+    load_trained(job.model, {name: expected(name, 10) for name in taken[0]})
+    assert losses[-1] == pytest.approx(loop._scores(job, job.dev)["loss"], rel=1e-4)
+    load_trained(job.model, taken[-1])
+    assert losses[-1] != pytest.approx(loop._scores(job, job.dev)["loss"], rel=1e-3)
+
+
 def test_without_patience_all_steps_are_done(
     make_job: Callable[..., Job], tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
 ) -> None:

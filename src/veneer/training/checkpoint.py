@@ -46,6 +46,7 @@ class Progress:
         loss_scale: the state of fp16's gradient scaler, or None.
         best_tensors: what was trained, as it was at the best step; empty before the first evaluation.
         course_tensors: what the method's course remembers; empty for a method without one.
+        average_tensors: the running average of what is trained; empty before the first step, and where none is kept.
     """
 
     step: int = 0
@@ -60,10 +61,11 @@ class Progress:
     loss_scale: dict[str, float] | None = None
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     course_tensors: dict[str, Tensor] = field(default_factory=dict)
+    average_tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        return {key: value for key, value in vars(self).items() if key not in ("best_tensors", "course_tensors")}
+        return {key: value for key, value in vars(self).items() if not key.endswith("_tensors")}
 
 
 class Checkpoints:
@@ -167,6 +169,7 @@ def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress
         tensors |= {f"{key}/{name}": value for key, value in moments(optimizer, parameter).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best_tensors.items()}
     tensors |= {f"course/{name}": tensor for name, tensor in progress.course_tensors.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in progress.average_tensors.items()}
     return {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
@@ -185,6 +188,7 @@ def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress:
         restore_moments(optimizer, _moments_of(model.trainable(), tensors))
     progress.best_tensors = _under("best/", tensors)
     progress.course_tensors = _under("course/", tensors)
+    progress.average_tensors = _under("average/", tensors)
     torch.set_rng_state(tensors["rng/cpu"])
     if "rng/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng/cuda"])
@@ -195,7 +199,7 @@ def _moments_of(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Te
     found: dict[nn.Parameter, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         key, _, name = full.partition("/")
-        if key not in ("rng", "parameter", "best", "course"):
+        if key not in ("rng", "parameter", "best", "course", "average"):
             found.setdefault(parameters[name], {})[key] = tensor
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -73,6 +74,8 @@ class Job:
 def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = False) -> Progress:
     """Train to the end, or until no better score comes; the best adapter's tensors are in the result's `best_tensors`.
 
+    The model is left as it was evaluated last: with the running average of its weights, where one is kept.
+
     Raises:
         TrainingError: a loss or a gradient that is not finite, an adapter that does not move, or a step that the GPU's memory
             does not hold.
@@ -100,7 +103,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
             tracker.advance(row)
             _check(job, row, tracker)
             if _evaluation_is_due(job, progress):
-                _evaluate(job, progress, tracker)
+                with averaged(job.model, progress.average_tensors):
+                    _evaluate(job, progress, tracker)
             if interrupt.asked or progress.step % job.settings.checkpoint_every == 0:
                 tracker.flush()
                 checkpoints.save(job.model, optimizer, progress)
@@ -109,6 +113,8 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     if progress.step < job.steps:
         tracker.say(f"no better {job.metric} in {progress.stale} evaluations: stopped early at step {progress.step}")
     checkpoints.save(job.model, optimizer, progress)
+    if progress.average_tensors:
+        load_trained(job.model, progress.average_tensors)
     return progress
 
 
@@ -122,6 +128,35 @@ def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in model.trainable().items():
             parameter.copy_(tensors[name])
+
+
+@contextmanager
+def averaged(model: Classifier, average: dict[str, Tensor]) -> Iterator[None]:
+    """The model with the running average of what is trained, for this block; as it is where there is none."""
+    if not average:
+        yield
+        return
+    latest = trained_tensors(model)
+    load_trained(model, average)
+    try:
+        yield
+    finally:
+        load_trained(model, latest)
+
+
+def move_average(model: Classifier, average: dict[str, Tensor], decay: float, step: int) -> None:
+    """Move the exponential moving average `average`, changed in place, on by the weights of a step.
+
+    `a <- d·a + (1 - d)·w` with `d = min(decay, (1 + t)/(10 + t))` after t steps, so that the first, poor weights are soon
+    forgotten.
+    """
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for name, parameter in model.trainable().items():
+            if name in average:
+                average[name].lerp_(parameter, share)
+            else:
+                average[name] = parameter.detach().clone()
 
 
 def start_optimizer(job: Job) -> torch.optim.Optimizer:
@@ -179,6 +214,8 @@ def run_step(
     if job.course is not None:
         job.course.after_step(progress.step)
         progress.course_tensors = job.course.state()
+    if settings.ema_decay is not None:
+        move_average(model, progress.average_tensors, settings.ema_decay, progress.step)
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
     loss_value, norm_value = float(loss), float(norm)  # waits for the GPU, whose work is to be timed, too
