@@ -38,6 +38,27 @@ class Break(NamedTuple):
 
 BREAKS = (
     Break(
+        "the running average is what is evaluated",
+        "training/loop.py",
+        "with averaged(job.model, progress.average_tensors):",
+        "with averaged(job.model, {}):",
+        "training/test_loop.py::test_the_running_average_is_its_formula_and_what_is_evaluated_and_kept",
+    ),
+    Break(
+        "the running average is its formula",
+        "training/loop.py",
+        "share = 1 - min(decay, (1 + step) / (10 + step))",
+        "share = 1 - decay",
+        "training/test_loop.py::test_the_running_average_is_its_formula_and_what_is_evaluated_and_kept",
+    ),
+    Break(
+        "resumed = uninterrupted, running average included",
+        "training/checkpoint.py",
+        'tensors |= {f"average/{name}": tensor for name, tensor in progress.average_tensors.items()}',
+        "pass",
+        "laws/test_resume.py::test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been",
+    ),
+    Break(
         "packed = padded = alone",
         "packing/batch.py",
         "positions = np.arange(first_position, first_position + len(starts)) - starts",
