@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from veneer import lora
-from veneer.adaptation import AdapterPlan, adapt, share_inputs
+from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations, share_inputs, turn_on_dropout
 from veneer.bases import find_base
 from veneer.data import EncodedTexts
 from veneer.errors import BaseError, LoraError
@@ -181,6 +181,42 @@ def test_the_dropout_of_the_familys_head_is_on_in_training(
     assert not any(module.training for module in model.encoder.modules() if isinstance(module, nn.Dropout))
     model.eval()
     assert torch.equal(model(batch), model(batch))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "modernbert", "deberta-v2"])
+def test_the_bases_own_dropout_can_be_turned_on_for_training_alone(family: str, tiny_base: Base, make_texts: MakeTexts) -> None:
+    model, texts = adapted(tiny_base(family), dropout=0.0), make_texts([3, 9, 5])
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the head's, and what the tiny bases come with
+    plain = compute_logits(model, texts)
+    turn_on_dropout(model, 0.3)
+    assert torch.equal(compute_logits(model, texts), plain)
+    batch = model.train().batch(texts, [0, 1, 2])
+    first, second = (model(batch).detach() for _ in range(2))
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first, plain)
+    assert torch.equal(compute_logits(model.eval(), texts), plain)
+
+
+def test_activations_computed_again_have_the_same_dropout_of_the_base(tiny_base: Base, make_texts: MakeTexts) -> None:
+    model, texts = adapted(tiny_base("bert"), dropout=0.2), make_texts([3, 9, 5])
+    turn_on_dropout(model, 0.3)
+    grads = []
+    for again in (False, True):
+        if again:
+            checkpoint_activations(model)
+        model.train()
+        model.zero_grad()
+        torch.manual_seed(5)
+        torch.autograd.backward(model(model.batch(texts, [0, 1, 2])).square().sum())
+        grads.append({name: one.grad.clone() for name, one in model.trainable().items() if one.grad is not None})
+    assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
+
+
+def test_a_base_without_dropout_layers_says_so(tiny_base: Base) -> None:
+    with pytest.raises(LoraError, match=r"training.base_dropout: llama has no dropout layers. Fix: training.base_dropout: 0"):
+        turn_on_dropout(adapted(tiny_base("llama")), 0.1)
 
 
 @pytest.mark.parametrize("pooling", ["auto", "cls"])

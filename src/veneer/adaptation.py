@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from veneer import lora
 from veneer.errors import BaseError, LoraError
@@ -124,6 +125,25 @@ def checkpoint_activations(model: Classifier) -> None:
     # The name in older versions of transformers; newer ones warn of it.
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def turn_on_dropout(model: Classifier, rate: float) -> None:
+    """Let the base's own dropout layers work in training, at this rate instead of their own.
+
+    Where texts are packed those of attention weights stay off, since the attention over packs has none.
+
+    Raises:
+        LoraError: the base has no such layers.
+    """
+    layers = tuple(one for one in model.encoder.modules() if isinstance(one, nn.Dropout))
+    if not layers:
+        raise LoraError(
+            f"training.base_dropout: {model.config.model_type} has no dropout layers. "
+            "Fix: training.base_dropout: 0, and --dropout for the adapter's own"
+        )
+    for layer in layers:
+        layer.p = rate
+    model.base_dropout = layers
 
 
 def share_inputs(model: Classifier) -> None:

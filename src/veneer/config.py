@@ -159,6 +159,9 @@ class TrainingConfig(Section):
     )
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    base_dropout: float = Field(
+        0.0, ge=0, lt=1, description="rate of the frozen base's own dropout layers, beside the adapter's; 0 turns them off"
+    )
     ema_decay: float | None = Field(
         None,
         ge=0,

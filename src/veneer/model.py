@@ -42,7 +42,8 @@ LEAST_ROWS = 256
 class Classifier(nn.Module):
     """Base, LoRA and head.
 
-    The base's own dropout stays off: it is frozen, and the adapter has its own. That of the family's head is on in training.
+    The base's own dropout stays off, as the adapter has its own, but where `base_dropout` names its layers. That of the family's
+    head is on in training.
 
     Attributes:
         network: transformers' sequence classifier where the head is the family's own, its language model where label words are
@@ -52,6 +53,7 @@ class Classifier(nn.Module):
         plan: which vector of a text is classified, and by what.
         padding_reason: why texts are padded, or None where they are packed.
         narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
+        base_dropout: the base's dropout layers that are on in training; none unless asked for.
         virtual_tokens: ids beyond the vocabulary that every text is given, and that pooling leaves out; none with most methods.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
@@ -83,6 +85,7 @@ class Classifier(nn.Module):
             # BERT's encoder calls its pooler by itself too, with hidden states in the base's precision
             module.register_forward_pre_hook(_in_float32)
         self.virtual_tokens: tuple[int, ...] = ()
+        self.base_dropout: tuple[nn.Dropout, ...] = ()
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
         takes = inspect.signature(self.encoder.forward).parameters
@@ -174,7 +177,7 @@ class Classifier(nn.Module):
             # transformers checkpoints a layer only while the layer itself is in training mode
             if isinstance(module, lora.LoraLinear | GradientCheckpointingLayer):
                 module.training = mode
-        for module in self._heads.values():
+        for module in (*self._heads.values(), *self.base_dropout):
             module.train(mode)
         return self
 

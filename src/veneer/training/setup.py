@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from veneer.adaptation import AdapterPlan, checkpoint_activations
+from veneer.adaptation import AdapterPlan, checkpoint_activations, turn_on_dropout
 from veneer.bases import BaseLocation
 from veneer.config import RunConfig, settle
 from veneer.data import Prompt
@@ -47,6 +47,8 @@ def make_model(
         model = build_word_classifier(base, prompt, dtype=precision.dtype)
     method_of(config).apply(model, plan)
     model.to(pick_device())
+    if config.training.base_dropout:
+        turn_on_dropout(model, config.training.base_dropout)
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
     return model
