@@ -248,11 +248,11 @@ def test_it_says_what_changed_and_what_it_means(
         "Brier score",
         "loss (NLL)",
         "rule is kept",
-        "coverage: sets",
+        "sets of labels",
         "same source",
         "veneer evaluate",
     ):
-        assert said in result.out
+        assert said in " ".join(result.out.split())
     assert ("mean of each label's own" in result.out) == (kind == "multi")
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.cli import flags
-from veneer.cli.output import messages, print_commands, print_json, print_lines, results
+from veneer.cli.output import messages, print_commands, print_hanging, print_json, print_lines, results
 from veneer.cli.runs import changed_files, read_report
 from veneer.errors import DataError, InputError
 
@@ -96,7 +96,7 @@ def calibrate(
         source=source,
     )
     _store(folder, fitted, None if data is not None else _score(labelled, fitted.calibration, config, predictor.info.labels))
-    print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder)
+    print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder, config.data.test)
 
 
 def _clear(folder: Path, base: str | None) -> str:
@@ -171,16 +171,18 @@ def _store(folder: Path, fitted: Fitted | None, dev: Evaluation | None) -> None:
     update_info(folder, replace(info, calibration=None if fitted is None else fitted.calibration.to_json(), scores=scores))
 
 
-def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path) -> None:
+def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path, test: str | None) -> None:
     console.print(Text(f"Probabilities, on {fitted.to_json()['measured_on']}", style="bold"), soft_wrap=True)
     console.print(_quality_table(fitted))
-    print_lines(console, "", *_explanations(fitted, labels))
+    console.print()
+    for head, line in _explanations(fitted, labels):
+        print_hanging(console, f"{head:<15}", line)
     if rule := _rule_table(fitted, labels):
         console.print()
         console.print(rule)
     print_lines(console, "", f"Stored in {folder}: predict, evaluate and merge follow it; predict --raw does not.")
     commands: list[list[object]] = [
-        ["veneer", "evaluate", folder, "--data", "FILE"],
+        ["veneer", "evaluate", folder, "--data", test or "FILE"],
         ["veneer", "predict", folder, "--text", "a text"],
     ]
     print_commands(console, "Next", commands)
@@ -203,50 +205,52 @@ def _quality_table(fitted: Fitted) -> Table:
     return table
 
 
-def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[str]:
+def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What each line is about, if not the same as the one above, and the line."""
     rule, slopes = fitted.rule, fitted.calibration.slopes
     method = {
-        "none": "probabilities: as they were; no scaling made them better",
-        "temperature": f"probabilities: logits times {min(slopes, default=1):.2f}"
+        "none": "as they were; no scaling made them better",
+        "temperature": f"logits times {min(slopes, default=1):.2f}"
         + (f" to {max(slopes):.2f}, a factor a label" if len(set(slopes)) > 1 else ""),
-        "platt": "probabilities: a slope and a shift a label (Platt scaling)",
+        "platt": "a slope and a shift a label (Platt scaling)",
     }[fitted.method]
     name = rule.metric.replace("_", " ").replace(" f1", " F1")
     interval = "" if rule.interval is None else f", 95 % interval {rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}"
     lines = [
-        f"texts: {fitted.texts:,}",
-        method,
-        f"decisions: {name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one",
-        f"           gain {rule.gain:+.3f}{interval}",
-        f"           the {rule.kept} rule is kept: {rule.reason}",
+        ("texts", f"{fitted.texts:,}"),
+        ("probabilities", method),
+        ("decisions", f"{name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one"),
+        ("", f"gain {rule.gain:+.3f}{interval}"),
+        ("", f"the {rule.kept} rule is kept: {rule.reason}"),
     ]
     if rule.kept == "fitted" and fitted.goal.least is not None and len(labels) == 2 and not fitted.calibration.thresholds:
-        lines.append(f"           {fitted.goal.name} is that of '{labels[1]}', the second label")
+        lines.append(("", f"{fitted.goal.name} is that of '{labels[1]}', the second label"))
     if fitted.left:
         named = ", ".join(labels[i] for i in fitted.left[:8]) + (", …" if len(fitted.left) > 8 else "")
-        lines.append(f"           decided as before, as these texts do not say how else: {named}")
+        lines.append(("", f"decided as before, as these texts do not say how else: {named}"))
     return lines + _promise_lines(fitted)
 
 
-def _promise_lines(fitted: Fitted) -> list[str]:
+def _promise_lines(fitted: Fitted) -> list[tuple[str, str]]:
     from veneer.evaluation.conformal import ASSUMPTION
 
     lines = []
     for found in fitted.promises:
         facts, promise = found.facts, found.promise
         if found.kind == "coverage":
-            lines.append(
-                f"coverage: sets of labels of probability {promise.level:.3f} and more hold every right one for at least "
+            line = (
+                f"sets of labels of probability {promise.level:.3f} and more hold every right one for at least "
                 f"{promise.target:.1%} of texts; {facts['mean_size']:.2f} labels a set"
             )
         else:
-            lines.append(
-                f"precision: answers of confidence {promise.level:.3f} and more: at least {promise.target:.1%} are right "
+            line = (
+                f"answers of confidence {promise.level:.3f} and more: at least {promise.target:.1%} are right "
                 f"(95 % confidence); {facts['answered_share']:.1%} of texts are answered, the rest abstained from"
             )
+        lines.append((found.kind, line))
     if lines:
-        each = "each " if len(fitted.promises) > 1 else ""
-        lines.append(f"          {each}found on {fitted.promises[0].promise.texts:,} other texts than the fit; it {ASSUMPTION}")
+        each = "each " if len(lines) > 1 else ""
+        lines.append(("", f"{each}found on {fitted.promises[0].promise.texts:,} other texts than the fit; it {ASSUMPTION}"))
     return lines
 
 

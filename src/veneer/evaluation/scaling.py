@@ -110,9 +110,10 @@ def _log_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
-def _blocks(rows: Tensor, width: int) -> tuple[Tensor, ...]:
+def _blocks(rows: Tensor, width: int) -> list[Tensor]:
     """Rows in blocks so small that what is computed of them stays in the processor's cache; rows have `width` cells."""
-    return rows.split(max(1, BLOCK // width))
+    most = max(1, BLOCK // width)
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +162,9 @@ def _fit(sample: Sample, method: Method, near: _Slopes | None = None) -> tuple[C
         return _common_temperature(sample), None
     identity = (torch.ones(1).double(), torch.zeros(1).double())
     z, y, shifted = sample.logits, sample.targets, method == "platt"
-    common = _fit_logistic(z.reshape(-1, 1), y.reshape(-1, 1), identity, shifted, near and near.common)
-    found = _Slopes(common, _fit_logistic(z, y, common, shifted, near and near.labels))
+    starts = (None, None) if near is None else (near.common, near.labels)
+    common = _fit_logistic(z.reshape(-1, 1), y.reshape(-1, 1), identity, shifted, starts[0])
+    found = _Slopes(common, _fit_logistic(z, y, common, shifted, starts[1]))
     return found.calibration(shifted), found
 
 
@@ -213,7 +215,7 @@ class _Logistic:
 
     def loss(self, slopes: Tensor, shifts: Tensor, labels: Tensor) -> Tensor:
         """`[D]`, of some of the labels."""
-        fits = -slopes * self.true_z[labels] - shifts * self.true[labels]
+        fits: Tensor = -slopes * self.true_z[labels] - shifts * self.true[labels]
         for block in self.blocks:
             z = block[:, labels].double()
             fits += functional.softplus(torch.addcmul(shifts, z, slopes), threshold=40).sum(0)

@@ -24,7 +24,7 @@ REPORTS = {
     "10,000 classes": many_labels(False),
     "10,000 labels": many_labels(True),
 }
-VOID = {"meta", "link", "br", "hr", "img", "input", "base"}
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input", "base"}
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"><img src=x onerror='alert(1)'>",
@@ -194,6 +194,19 @@ def test_a_calibration_stored_since_is_said_where_it_matters():
     alone |= {"dev_rescored": True, "evaluations": {"dev": report["evaluations"]["dev"]}}
     assert "earlier" not in part(alone, "verdict") + part(alone, "scores")
     assert "calibration" not in part(single_label(), "verdict") + part(single_label(), "next")
+
+
+def test_a_removed_calibration_is_said_where_dev_was_scored_again():
+    report = single_label() | {"calibrated_since": True, "dev_rescored": True, "calibration": None}
+    assert "Scores on dev are by the plain rule, as the calibration was removed since" in part(report, "scores")
+
+
+def test_long_names_of_labels_go_on_after_an_underline_and_are_no_markup():
+    report = multi_label(3)
+    report["evaluations"]["test"]["per_class"][0]["label"] = "change_<b>appointment"
+    assert "change_<wbr>" not in render_page(report)
+    report["evaluations"]["test"]["per_class"][1]["label"] = "book_<i>_it"
+    assert "<bdi>book_&lt;i&gt;_<wbr>it</bdi>" in render_page(report)
 
 
 def part(report: dict[str, Any], name: str) -> str:
