@@ -234,7 +234,7 @@ def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[tuple[str, st
 def _promise_lines(fitted: Fitted) -> list[tuple[str, str]]:
     from veneer.evaluation.conformal import ASSUMPTION
 
-    lines = []
+    lines: list[tuple[str, str]] = []
     for found in fitted.promises:
         facts, promise = found.facts, found.promise
         if found.kind == "coverage":

@@ -328,7 +328,7 @@ def test_a_hostile_text_is_shown_and_not_run(text, multi):
     clean = render_page(multi_label(4) if multi else single_label(4))
     page = render_page(hostile_report(text, multi))
     document = Document(page)
-    assert set(document.tags) == set(Document(clean).tags)
+    assert set(document.tags) - {"wbr"} == set(Document(clean).tags) - {"wbr"}  # after an underline of a label
     assert {name for name, _ in document.attributes} == {name for name, _ in Document(clean).attributes}
     page.encode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
