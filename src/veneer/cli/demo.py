@@ -50,7 +50,6 @@ def demo(
         ["veneer", "evaluate", result.folder, "--data", config.data.test or ""],
         ["veneer", "calibrate", result.folder, "--coverage", "0.9"],
         ["veneer", "compare", result.folder, "--baselines"],
-        ["veneer", "audit", result.folder, "--epochs", "4", "--out", "suspects.csv"],
         ["veneer", "train", "--train", "YOUR.csv", "--text", "COLUMN", "--label", "COLUMN", "--out", "runs/mine"],
     ]
     print_commands(console, "Try next", commands)
