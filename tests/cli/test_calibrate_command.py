@@ -192,14 +192,41 @@ def test_a_damaged_report_is_told_and_the_run_is_left_as_it_was(veneer: Command,
     assert contents(single) == before
 
 
-def test_clear_brings_the_plain_rule_back(veneer: Command, single: Path, labelled: Path) -> None:
+def test_clear_brings_the_plain_rule_back_and_scores_dev_by_it(
+    veneer: Command, single: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veneer.evaluation import calibration as calibration_module
+
+    fit = calibration_module.fit_calibration
+
+    def all_second(*given: Any, **named: Any) -> Any:
+        return replace(fit(*given, **named), calibration=Calibration(offsets=(0.0, 1000.0)))
+
     before = contents(single)
-    assert veneer("calibrate", single, "--data", labelled).code == 0
+    monkeypatch.setattr(calibration_module, "fit_calibration", all_second)
+    assert veneer("calibrate", single).code == 0
+    report, info = json.loads(contents(single)["report.json"]), read_info(single)
+    assert info.scores == report["evaluations"]["dev"]["metrics"]
+    assert report["evaluations"] != json.loads(before["report.json"])["evaluations"]
     result = veneer("calibrate", single, "--clear")
-    assert (result.code, result.err) == (0, "")
-    assert "plain rule" in result.out
+    assert (result.code, result.out.strip()) == (0, f"{single} decides by the plain rule again")
     assert contents(single)["veneer.json"] == before["veneer.json"]
-    assert json.loads(contents(single)["report.json"])["calibration"] is None
+    cleared = json.loads(contents(single)["report.json"])
+    assert (cleared["calibration"], cleared["dev_rescored"]) == (None, True)
+    assert cleared["evaluations"] == json.loads(before["report.json"])["evaluations"]
+    assert b"Scores on dev are by the plain rule" in contents(single)["report.html"]
+
+
+def test_clear_works_without_the_texts_and_says_what_stays(veneer: Command, single: Path, labelled: Path) -> None:
+    assert veneer("calibrate", single, "--data", labelled).code == 0
+    before = json.loads(contents(single)["report.json"])
+    (single / "config.yaml").unlink()
+    result = veneer("calibrate", single, "--clear")
+    assert result.code == 0
+    assert "the scores in its report stay as they were" in result.out
+    assert "config.yaml" in result.out
+    after = json.loads(contents(single)["report.json"])
+    assert (read_info(single).calibration, after["dev_rescored"], after["evaluations"]) == (None, False, before["evaluations"])
 
 
 def test_a_run_without_a_report_can_be_calibrated(veneer: Command, single: Path, labelled: Path) -> None:
@@ -221,11 +248,11 @@ def test_it_says_what_changed_and_what_it_means(
         "Brier score",
         "loss (NLL)",
         "rule is kept",
-        "coverage: sets",
+        "sets of labels",
         "same source",
         "veneer evaluate",
     ):
-        assert said in result.out
+        assert said in " ".join(result.out.split())
     assert ("mean of each label's own" in result.out) == (kind == "multi")
 
 

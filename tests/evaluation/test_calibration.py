@@ -6,9 +6,10 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from veneer.errors import DataError
 from veneer.evaluation import calibration as module
@@ -148,6 +149,42 @@ def test_the_scores_of_the_guard_are_those_of_the_evaluation(sample: Sample, goa
     if goal.name == "accuracy" and sample.multi_label:
         expected = 1 - evaluation.metrics["hamming_loss"].value
     assert fit(sample, goal=goal).rule.plain == pytest.approx(expected)
+
+
+MULTI_COSTS = Goal("cost", costs=((5.0, 1.0), (1.0, 3.0)))
+SINGLE_COSTS = Goal("cost", costs=((0.0, 2.0), (9.0, 0.0)))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("name", ["f1", "accuracy", "precision", "recall", "cost"])
+def test_the_guards_interval_is_that_of_texts_drawn_one_by_one(name: str, multi_label: bool) -> None:
+    """Of fitted − plain; the goal's metric by its definition."""
+    sample = labels(90, [0.4, 0.2], -1.0) if multi_label else biased(90)
+    goal = (MULTI_COSTS if multi_label else SINGLE_COSTS) if name == "cost" else Goal(name)  # type: ignore[arg-type]
+    plain = sample.task.decide(sample.logits)
+    fitted = sample.logits > -1.2 if multi_label else (sample.logits[:, 1] > -1.5).long()
+    rng, differences = np.random.default_rng(1), []
+    for _ in range(3000):
+        drawn = torch.from_numpy(rng.integers(0, 90, 90))
+        true = sample.targets[drawn].long()
+        differences.append(_by_definition(goal, true, fitted[drawn].long()) - _by_definition(goal, true, plain[drawn].long()))
+    held = module._HeldOut(sample.logits, fitted, plain, True)
+    found = module._gain_interval(sample, held, goal, 3000, 0)
+    assert found == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist(), abs=0.15 * float(np.std(differences)) + 1e-9)
+    assert module._point(sample, fitted, goal) == pytest.approx(_by_definition(goal, sample.targets.long(), fitted.long()))
+
+
+def _by_definition(goal: Goal, true: torch.Tensor, given: torch.Tensor) -> float:
+    multi_label = true.ndim == 2
+    if goal.costs is not None:
+        costs = torch.tensor(goal.costs)
+        each = (true * (1 - given) * costs[:, 0] + given * (1 - true) * costs[:, 1]).sum(1) if multi_label else costs[true, given]
+        return float(each.double().mean())
+    if goal.name == "accuracy":
+        return float((true == given).double().mean())
+    scorer = {"f1": f1_score, "precision": precision_score, "recall": recall_score}[goal.name]
+    average = "macro" if multi_label or goal.name == "f1" else "binary"
+    return float(scorer(true, given, average=average, zero_division=0))
 
 
 def test_a_precision_that_was_asked_for_is_kept_and_measured() -> None:

@@ -14,7 +14,7 @@ from scipy.stats import binom, binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 from veneer.errors import DataError
-from veneer.evaluation import comparison
+from veneer.evaluation import comparison, metrics
 from veneer.evaluation.comparison import (
     Compared,
     Difference,
@@ -103,7 +103,7 @@ def test_thousands_of_classes_are_only_those_that_occur() -> None:
 def test_large_splits_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     compared, ours, theirs = make(60, 3, multi_label=True)
     at_once = compare_decisions(replace(compared, resamples=50), ours, theirs)
-    monkeypatch.setattr(comparison, "MOST_DRAWS_AT_ONCE", 300)
+    monkeypatch.setattr(metrics, "MOST_DRAWS_AT_ONCE", 300)
     assert compare_decisions(replace(compared, resamples=50), ours, theirs) == at_once
 
 

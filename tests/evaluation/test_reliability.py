@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from veneer.evaluation.reliability import brier, expected_calibration_error, reliability
+from veneer.evaluation import reliability as reliability_module
+from veneer.evaluation.reliability import brier, expected_calibration_error, mean_error_by_label, reliability
 
 
 def test_bins_have_equal_mass() -> None:
@@ -43,3 +44,14 @@ def test_brier_is_the_librarys() -> None:
     p, true = rng.random((50, 3)), (rng.random((50, 3)) < 0.4).astype(np.float64)
     assert brier(p, true, True) == pytest.approx(brier_score_loss(true.ravel(), p.ravel()))
     assert brier(p, true, False) == pytest.approx(3 * brier_score_loss(true.ravel(), p.ravel()))
+
+
+@pytest.mark.parametrize("n", [7, 45, 400])
+def test_the_errors_of_labels_are_those_of_each_alone(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reliability_module, "CELLS_AT_ONCE", 2 * n)
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((n, 5)).round(1 if n == 45 else 6)  # ties are never parted
+    truth = (rng.random((n, 5)) < [0.5, 0.1, 0.9, 0.3, 0.0]).astype(np.float64)
+    given = np.flatnonzero(truth.any(0))
+    errors = [expected_calibration_error(reliability(probabilities[:, label], truth[:, label])) for label in given]
+    assert mean_error_by_label(probabilities, truth) == pytest.approx(np.mean(errors), abs=1e-12)

@@ -122,8 +122,40 @@ def test_few_texts_leave_a_threshold_near_what_the_probabilities_say() -> None:
     exact = max(f1_score(targets, p >= cut, zero_division=0) for cut in np.linspace(0.05, 0.95, 91)) / 2
     one = np.zeros(4000)
     one[p.argmin()] = 1.0  # the most misleading text there is
-    (found,) = rules._threshold(p, one, Goal(), 0, (150.0,))
-    assert found == pytest.approx(exact, abs=0.03)
+    sample = Sample(MULTI, torch.from_numpy(np.log(p / (1 - p)))[:, None].float(), torch.from_numpy(one)[:, None].float())
+    assert float(rules._thresholds(sample, PLAIN, Goal(), (150.0,))[0, 0]) == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 20.0, 500.0])
+@pytest.mark.parametrize("goal", [Goal(), Goal("accuracy"), Goal("cost", costs=((5.0, 1.0), (1.0, 3.0), (1.0, 1.0), (2.0, 1.0)))])
+def test_thresholds_of_all_labels_at_once_are_those_of_trying_each_cut(
+    goal: Goal, shrinkage: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label by label and cut by cut, on probabilities with many ties; in blocks of two labels."""
+    monkeypatch.setattr(rules, "BLOCK", 160)
+    drawn = multi(80, [0.4, 0.1, 0.02, 0.6], 4)
+    sample = Sample(MULTI, (drawn.logits * 2).round() / 2, drawn.targets)
+    found = rules._thresholds(sample, PLAIN, goal, (7.0, shrinkage))[1]
+    for label in range(4):
+        p, true = sample.logits.sigmoid().double().numpy()[:, label], sample.targets.double().numpy()[:, label]
+        if not true.any():
+            assert np.isnan(found[label])
+            continue
+        weight = true.sum() / (true.sum() + shrinkage)
+        ordered = np.unique(p)
+        cuts = [ordered[0] / 2, *((ordered[1:] + ordered[:-1]) / 2), (1 + ordered[-1]) / 2]
+        values = [plain_value(p >= cut, weight * true + (1 - weight) * p, goal, label) for cut in cuts]
+        equals = [cut for cut, value in zip(cuts, values, strict=True) if value > max(values) - 1e-12]
+        assert found[label] == pytest.approx(min(equals, key=lambda cut: abs(cut - 0.5)))
+
+
+def plain_value(given: NDArray[np.bool_], expected: NDArray[np.float64], goal: Goal, label: int) -> float:
+    """The F1, or the cost below 0, of texts that have a label as far as `expected` says."""
+    missed, wrong = goal.costs[label] if goal.costs else (1.0, 1.0)
+    right = expected[given].sum()
+    if goal.name == "f1":
+        return float(2 * right / (given.sum() + expected.sum()))
+    return float(-wrong * (given.sum() - right) - missed * (expected.sum() - right))
 
 
 def chosen_shrinkage(sample: Sample, scaling: Calibration, goal: Goal | None = None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from veneer.evaluation import scaling
 from veneer.evaluation.scaling import Sample, choose_scaling, fit_scaling, log_loss
@@ -52,6 +52,46 @@ def test_newton_finds_what_a_library_finds() -> None:
     expected = minimize(penalised, np.array([1.0, 0.0]), method="BFGS").x
     slopes, shifts = scaling._fit_logistic(z, y, (torch.ones(1).double(), torch.zeros(1).double()), True)
     assert (float(slopes), float(shifts)) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 100.0])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_newton_finds_what_a_library_finds_for_each_label(scale: float, shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label by label, in blocks of ten texts, from wherever it starts; with a slope at its bound too."""
+    monkeypatch.setattr(scaling, "BLOCK", 40)
+    drawn = honest_labels(150, 4, seed=3)
+    sample = Sample(MULTI, drawn.logits * scale, drawn.targets)
+    centre = (torch.tensor([0.9]).double(), torch.tensor([0.3]).double())
+    expected = np.array([_slow_fit(sample.logits[:, label], sample.targets[:, label], centre, shifted) for label in range(4)])
+    far = torch.tensor([5.0, 0.1, 1.0, 19.0]).double(), torch.tensor([0.0, 3.0, -2.0, 0.3]).double()
+    for start in (None, far if shifted else (far[0], centre[1].expand(4))):
+        found = torch.stack(scaling._fit_logistic(sample.logits, sample.targets, centre, shifted, start), dim=1)
+        assert found.numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def _slow_fit(z: torch.Tensor, y: torch.Tensor, centre: scaling.Pair, shifted: bool) -> np.ndarray:
+    centres = [float(value) for value in centre]
+
+    def penalised(x: np.ndarray) -> float:
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(z.double() * x[0] + x[1], y.double(), reduction="sum")
+        return float(loss + (scaling.SLOPE_PRIOR * (x[0] - centres[0]) ** 2 + scaling.SHIFT_PRIOR * (x[1] - centres[1]) ** 2) / 2)
+
+    limits = [scaling.SLOPES, (-20, 20) if shifted else (centres[1], centres[1])]
+    return np.asarray(minimize(penalised, np.array([0.5, centres[1]]), method="L-BFGS-B", bounds=limits, tol=1e-14).x)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("sample", [honest(150, 3), honest_labels(150, 3)], ids=["single", "multi"])
+def test_a_temperature_is_the_least_loss_a_search_finds(sample: Sample, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "BLOCK", 40)
+    logits = sample.logits * scale
+
+    def loss(log_slope: float) -> float:
+        return log_loss(sample.task, logits.double() * float(np.exp(log_slope)), sample.targets) * 150 + log_slope**2 / 2
+
+    best = minimize_scalar(loss, bounds=tuple(np.log(scaling.SLOPES)), method="bounded", options={"xatol": 1e-7})
+    found = scaling._common_temperature(Sample(sample.task, logits, sample.targets)).slopes
+    assert found == pytest.approx([np.exp(best.x)] * (3 if sample.multi_label else 1), abs=1e-4)
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt"])

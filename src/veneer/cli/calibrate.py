@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.cli import flags
-from veneer.cli.output import messages, print_commands, print_json, print_lines, results
+from veneer.cli.output import messages, print_commands, print_hanging, print_json, print_lines, results
 from veneer.cli.runs import changed_files, read_report
 from veneer.errors import DataError, InputError
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from veneer.cli.labelled import Labelled
     from veneer.config import RunConfig
     from veneer.evaluation.calibration import Fitted
+    from veneer.evaluation.metrics import Evaluation
     from veneer.predictor import Predictor
+    from veneer.tasks import Calibration
 
 MOST_ROWS = 30
 _DATA_HELP = escape("labelled file or hub:NAME[/SUBSET][:SPLIT] that took no part in training; the run's dev texts if not given")
@@ -67,8 +69,11 @@ def calibrate(
 
     info = read_info(folder)
     if clear:
-        _store(folder, None)
-        print_json({"calibration": None}) if json else print_lines(results(), f"{folder} decides by the plain rule again")
+        kept = _clear(folder, base)
+        told = f"{folder} decides by the plain rule again" + (
+            f"; the scores in its report stay as they were: {kept}" if kept else ""
+        )
+        print_json({"calibration": None}) if json else print_lines(results(), told)
         return
     goal = Goal.parse(target, info.label_set, info.task)  # type: ignore[arg-type]
     for flag, share in {"--coverage": coverage, "--precision": precision}.items():
@@ -90,8 +95,25 @@ def calibrate(
         seed=config.seed,
         source=source,
     )
-    _store(folder, fitted, None if data is not None else _scores(labelled, fitted, config, predictor.info.labels))
-    print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder)
+    _store(folder, fitted, None if data is not None else _score(labelled, fitted.calibration, config, predictor.info.labels))
+    print_json(fitted.to_json()) if json else _show(results(), fitted, predictor.info.labels, folder, config.data.test)
+
+
+def _clear(folder: Path, base: str | None) -> str:
+    """Take the calibration out, and score the run's development texts by the plain rule; why they could not be, else empty."""
+    from veneer.cli.runs import run_config
+    from veneer.predictor import load
+    from veneer.tasks import PLAIN
+
+    try:
+        with messages().status("loading the model"):
+            predictor = load(folder, base=base)
+        config = run_config(folder)
+        dev, kept = _score(_dev(predictor, folder, config), PLAIN, config, predictor.info.labels), ""
+    except InputError as error:  # what is gone must not keep a calibration in force
+        dev, kept = None, str(error).split("\n")[0]
+    _store(folder, None, dev)
+    return kept
 
 
 def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
@@ -117,47 +139,50 @@ def _given(predictor: Predictor, folder: Path, config: RunConfig, data: str) -> 
     return run_on(predictor, untrained(folder, predictor.info, read_checked(predictor, config, data)), "calibrating")
 
 
-def _scores(labelled: Labelled, fitted: Fitted, config: RunConfig, labels: tuple[str, ...]) -> dict[str, Any]:
-    """What the run's development texts score by its new calibration, as the report has it."""
+def _score(labelled: Labelled, calibration: Calibration, config: RunConfig, labels: tuple[str, ...]) -> Evaluation:
+    """What the run's development texts score by its new calibration."""
     from veneer.evaluation.metrics import score
 
     multi_label = labelled.task.name == "multi_label"
     return score(
         (labelled.targets.bool() if multi_label else labelled.targets).numpy(),
-        labelled.task.decide(labelled.logits, fitted.calibration).numpy(),
+        labelled.task.decide(labelled.logits, calibration).numpy(),
         labels,
         multi_label=multi_label,
         bootstrap=config.evaluation.bootstrap,
         seed=config.seed,
-    ).to_json()
+    )
 
 
-def _store(folder: Path, fitted: Fitted | None, dev: dict[str, Any] | None = None) -> None:
-    """Into `veneer.json`, and into the report and its page where there is one of this version, with the scores on `dev`."""
+def _store(folder: Path, fitted: Fitted | None, dev: Evaluation | None) -> None:
+    """Into `veneer.json`, and into the report and its page where there is one of this version; both with the scores on `dev`."""
     from veneer.evaluation.report import FORMAT_VERSION
     from veneer.run_info import read_info, update_info
     from veneer.training.finish import write_report
 
-    report = read_report(folder)
+    report, info = read_report(folder), read_info(folder)
     if report.get("format_version") == FORMAT_VERSION:
         report |= {"calibration": None if fitted is None else fitted.to_json(), "calibrated_since": True}
         report["dev_rescored"] = dev is not None
         if dev is not None:
-            report["evaluations"] = {**(report.get("evaluations") or {}), "dev": dev}
+            report["evaluations"] = {**(report.get("evaluations") or {}), "dev": dev.to_json()}
         write_report(folder, report)  # before the run itself is changed: a damaged report is an error
-    update_info(folder, replace(read_info(folder), calibration=None if fitted is None else fitted.calibration.to_json()))
+    scores = info.scores if dev is None else {name: found.value for name, found in dev.metrics.items()}
+    update_info(folder, replace(info, calibration=None if fitted is None else fitted.calibration.to_json(), scores=scores))
 
 
-def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path) -> None:
+def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path, test: str | None) -> None:
     console.print(Text(f"Probabilities, on {fitted.to_json()['measured_on']}", style="bold"), soft_wrap=True)
     console.print(_quality_table(fitted))
-    print_lines(console, "", *_explanations(fitted, labels))
+    console.print()
+    for head, line in _explanations(fitted, labels):
+        print_hanging(console, f"{head:<15}", line)
     if rule := _rule_table(fitted, labels):
         console.print()
         console.print(rule)
     print_lines(console, "", f"Stored in {folder}: predict, evaluate and merge follow it; predict --raw does not.")
     commands: list[list[object]] = [
-        ["veneer", "evaluate", folder, "--data", "FILE"],
+        ["veneer", "evaluate", folder, "--data", test or "FILE"],
         ["veneer", "predict", folder, "--text", "a text"],
     ]
     print_commands(console, "Next", commands)
@@ -180,50 +205,52 @@ def _quality_table(fitted: Fitted) -> Table:
     return table
 
 
-def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[str]:
+def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What each line is about, if not the same as the one above, and the line."""
     rule, slopes = fitted.rule, fitted.calibration.slopes
     method = {
-        "none": "probabilities: as they were; no scaling made them better",
-        "temperature": f"probabilities: logits times {min(slopes, default=1):.2f}"
+        "none": "as they were; no scaling made them better",
+        "temperature": f"logits times {min(slopes, default=1):.2f}"
         + (f" to {max(slopes):.2f}, a factor a label" if len(set(slopes)) > 1 else ""),
-        "platt": "probabilities: a slope and a shift a label (Platt scaling)",
+        "platt": "a slope and a shift a label (Platt scaling)",
     }[fitted.method]
     name = rule.metric.replace("_", " ").replace(" f1", " F1")
     interval = "" if rule.interval is None else f", 95 % interval {rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}"
     lines = [
-        f"texts: {fitted.texts:,}",
-        method,
-        f"decisions: {name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one",
-        f"           gain {rule.gain:+.3f}{interval}",
-        f"           the {rule.kept} rule is kept: {rule.reason}",
+        ("texts", f"{fitted.texts:,}"),
+        ("probabilities", method),
+        ("decisions", f"{name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one"),
+        ("", f"gain {rule.gain:+.3f}{interval}"),
+        ("", f"the {rule.kept} rule is kept: {rule.reason}"),
     ]
     if rule.kept == "fitted" and fitted.goal.least is not None and len(labels) == 2 and not fitted.calibration.thresholds:
-        lines.append(f"           {fitted.goal.name} is that of '{labels[1]}', the second label")
+        lines.append(("", f"{fitted.goal.name} is that of '{labels[1]}', the second label"))
     if fitted.left:
         named = ", ".join(labels[i] for i in fitted.left[:8]) + (", …" if len(fitted.left) > 8 else "")
-        lines.append(f"           decided as before, as these texts do not say how else: {named}")
+        lines.append(("", f"decided as before, as these texts do not say how else: {named}"))
     return lines + _promise_lines(fitted)
 
 
-def _promise_lines(fitted: Fitted) -> list[str]:
+def _promise_lines(fitted: Fitted) -> list[tuple[str, str]]:
     from veneer.evaluation.conformal import ASSUMPTION
 
-    lines = []
+    lines: list[tuple[str, str]] = []
     for found in fitted.promises:
         facts, promise = found.facts, found.promise
         if found.kind == "coverage":
-            lines.append(
-                f"coverage: sets of labels of probability {promise.level:.3f} and more hold every right one for at least "
+            line = (
+                f"sets of labels of probability {promise.level:.3f} and more hold every right one for at least "
                 f"{promise.target:.1%} of texts; {facts['mean_size']:.2f} labels a set"
             )
         else:
-            lines.append(
-                f"precision: answers of confidence {promise.level:.3f} and more: at least {promise.target:.1%} are right "
+            line = (
+                f"answers of confidence {promise.level:.3f} and more: at least {promise.target:.1%} are right "
                 f"(95 % confidence); {facts['answered_share']:.1%} of texts are answered, the rest abstained from"
             )
+        lines.append((found.kind, line))
     if lines:
-        halves = f"found on {fitted.promises[0].promise.texts:,} other texts than the fit"
-        lines.append(f"          each {halves}; it {ASSUMPTION}")
+        each = "each " if len(lines) > 1 else ""
+        lines.append(("", f"{each}found on {fitted.promises[0].promise.texts:,} other texts than the fit; it {ASSUMPTION}"))
     return lines
 
 

@@ -48,7 +48,8 @@ def demo(
     commands: list[list[object]] = [
         ["veneer", "predict", result.folder, "--interactive"],
         ["veneer", "evaluate", result.folder, "--data", config.data.test or ""],
-        ["veneer", "inspect", result.folder],
+        ["veneer", "calibrate", result.folder, "--coverage", "0.9"],
+        ["veneer", "compare", result.folder, "--baselines"],
         ["veneer", "train", "--train", "YOUR.csv", "--text", "COLUMN", "--label", "COLUMN", "--out", "runs/mine"],
     ]
     print_commands(console, "Try next", commands)

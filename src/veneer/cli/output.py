@@ -44,6 +44,13 @@ def print_lines(console: Console, *lines: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
+def print_hanging(console: Console, head: str, text: str) -> None:
+    """`text` after `head`, broken between words at the terminal's width, its further lines as far to the right as the first."""
+    width = len(head)
+    lines = Text(text).wrap(console, max(20, console.width - width))
+    print_lines(console, *(f"{' ' * width if i else head}{line.plain.rstrip()}" for i, line in enumerate(lines)))
+
+
 def print_commands(console: Console, title: str, commands: Sequence[Sequence[object]]) -> None:
     """Commands to try next, quoted so that they can be copied."""
     console.print(f"\n[bold]{title}")

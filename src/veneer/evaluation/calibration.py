@@ -20,7 +20,8 @@ from torch import Tensor
 
 from veneer.errors import DataError
 from veneer.evaluation.conformal import Found, find_coverage, find_precision
-from veneer.evaluation.goals import Goal
+from veneer.evaluation.goals import Costs, Goal
+from veneer.evaluation.metrics import Outcomes, bounds, joint_outcomes, metrics_of, resampled
 from veneer.evaluation.reliability import Bin, brier, expected_calibration_error, mean_error_by_label, reliability
 from veneer.evaluation.rules import MOST_CLASSES, fit_rule, keep_plain
 from veneer.evaluation.scaling import Method, Sample, choose_scaling, log_loss
@@ -28,11 +29,10 @@ from veneer.tasks import PLAIN, Calibration, Task
 
 PARTS = 5
 LEAST_TEXTS = 20  # with fewer, nothing is fitted
-CONFIDENCE = 0.95
-CELLS_AT_ONCE = 4_000_000
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _nothing(sample: Sample, goal: Goal, source: str, reason: str) -> Fitted:
     """The plain rule, where none can be fitted."""
     plain = sample.task.decide(sample.logits)
     quality = _quality(sample, sample.logits)
-    value = _point(sample, _flags(sample, plain), goal)
+    value = _point(sample, plain, goal)
     rule = Rule("plain", goal.metric(sample.multi_label), value, value, 0.0, None, reason)
     return Fitted(PLAIN, goal, source, len(sample), "none", rule, 0, quality, quality, plain)
 
@@ -233,14 +233,13 @@ def _hold_out(sample: Sample, goal: Goal, seed: int) -> _HeldOut:
 def _judge(sample: Sample, held: _HeldOut, goal: Goal, bootstrap: int, seed: int) -> Rule:
     """Whether the fitted rule is kept."""
     metric = goal.metric(sample.multi_label)
-    plain, fitted = _flags(sample, held.plain), _flags(sample, held.fitted)
-    values = _point(sample, plain, goal), _point(sample, fitted, goal)
+    values = _point(sample, held.plain, goal), _point(sample, held.fitted, goal)
     sign = -1.0 if goal.name == "cost" else 1.0
     gain = sign * (values[1] - values[0])
     if not held.swept:
         reason = f"{sample.classes:,} classes are too many for a rule of their own"
         return Rule("plain", metric, *values, 0.0, None, reason)
-    interval = _gain_interval(sample, plain, fitted, goal, bootstrap, seed) if bootstrap else None
+    interval = _gain_interval(sample, held, goal, bootstrap, seed) if bootstrap else None
     if interval is not None:
         interval = tuple(sorted(sign * bound for bound in interval))  # type: ignore[assignment]
     if goal.least is not None:
@@ -256,61 +255,53 @@ def _judge(sample: Sample, held: _HeldOut, goal: Goal, bootstrap: int, seed: int
     return Rule(kept, metric, *values, gain, interval, reason)
 
 
-def _flags(sample: Sample, decisions: Tensor) -> Bools:
-    """`[N, C]`, True where a text is given a class."""
-    if sample.multi_label:
-        return decisions.numpy() > 0
-    return np.asarray(decisions.numpy()[:, None] == np.arange(sample.classes))
-
-
 def _truth(sample: Sample) -> Bools:
-    return _flags(sample, sample.targets)
+    """`[N, C]`, True where a text has a class."""
+    if sample.multi_label:
+        return sample.targets.numpy() > 0
+    return np.asarray(sample.targets.numpy()[:, None] == np.arange(sample.classes))
 
 
-def _point(sample: Sample, decided: Bools, goal: Goal) -> float:
-    return float(_values(np.ones((1, len(sample))), _truth(sample), decided, goal, sample.multi_label)[0])
+def _point(sample: Sample, decisions: Tensor, goal: Goal) -> float:
+    (outcomes,), times = _outcomes(sample, decisions)
+    return float(_values(outcomes, times[None], goal, sample.multi_label)[0])
 
 
-def _values(weights: Floats, truth: Bools, decided: Bools, goal: Goal, multi_label: bool) -> Floats:
-    """`[R]` values of the goal's metric, when the N texts count `weights` `[R, N]` times."""
-    texts = weights.sum(1)
-    if goal.name in ("accuracy", "cost"):
-        return np.asarray(weights @ _each(truth, decided, goal, multi_label) / texts)
-    right, given, true = (weights @ flags.astype(np.float64) for flags in (truth & decided, decided, truth))
-    if goal.name == "f1":
-        top, bottom = 2 * right, given + true
-    else:
-        top, bottom = right, given if goal.name == "precision" else true
-    ratio = np.divide(top, bottom, out=np.zeros_like(right), where=bottom > 0)
-    if multi_label:
-        return np.asarray(ratio.mean(1))
-    if goal.name != "f1":
-        return np.asarray(ratio[:, 1])
-    return np.asarray(ratio.sum(1) / np.maximum((bottom > 0).sum(1), 1))
-
-
-def _each(truth: Bools, decided: Bools, goal: Goal, multi_label: bool) -> Floats:
-    """`[N]` costs, or shares that are right."""
-    if goal.name == "accuracy":
-        return np.asarray((truth == decided).mean(1) if multi_label else (truth & decided).sum(1), dtype=np.float64)
-    costs = np.asarray(goal.costs)
-    if multi_label:
-        return np.asarray((truth & ~decided) @ costs[:, 0] + (decided & ~truth) @ costs[:, 1])
-    return np.asarray(costs[truth.argmax(1), decided.argmax(1)])
-
-
-def _gain_interval(sample: Sample, plain: Bools, fitted: Bools, goal: Goal, bootstrap: int, seed: int) -> tuple[float, float]:
+def _gain_interval(sample: Sample, held: _HeldOut, goal: Goal, bootstrap: int, seed: int) -> tuple[float, float]:
     """The 95 % percentile interval of fitted − plain over resamples of the texts, both on the same ones."""
-    rng = np.random.default_rng(seed)
-    n, truth = len(sample), _truth(sample)
-    most = max(1, CELLS_AT_ONCE // max(n, sample.classes))
-    gains = []
-    for start in range(0, bootstrap, most):
-        weights = rng.multinomial(n, np.full(n, 1.0 / n), size=min(most, bootstrap - start)).astype(np.float64)
-        values = [_values(weights, truth, decided, goal, sample.multi_label) for decided in (plain, fitted)]
-        gains.append(values[1] - values[0])
-    low, high = np.quantile(np.concatenate(gains), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    sides, times = _outcomes(sample, held.plain, held.fitted)
+
+    def measure(drawn: Ints) -> Floats:
+        return np.stack([_values(side, drawn, goal, sample.multi_label) for side in sides])
+
+    plain, fitted = resampled(times, measure, sample.classes, bootstrap, seed)
+    return bounds(fitted - plain)
+
+
+def _outcomes(sample: Sample, *decisions: Tensor) -> tuple[list[Outcomes], Ints]:
+    joint, times = joint_outcomes(sample.targets.numpy(), [one.numpy() for one in decisions], sample.classes)
+    return [Outcomes(*one, times) for one in joint], times
+
+
+def _values(outcomes: Outcomes, drawn: Ints, goal: Goal, multi_label: bool) -> Floats:
+    """`[R]` values of the goal's metric when the K outcomes occur `drawn` `[R, K]` times."""
+    if goal.costs is not None:
+        return np.asarray(drawn @ _costs(outcomes, goal.costs, multi_label) / drawn.sum(1))
+    counts = outcomes.count(drawn)
+    if goal.name in ("precision", "recall") and not multi_label:
+        bottom = counts.decided if goal.name == "precision" else counts.true
+        return np.asarray(counts.right[:, 1] / np.maximum(bottom[:, 1], 1))
+    metrics = metrics_of(counts, multi_label)
+    return 1 - metrics["hamming_loss"] if goal.name == "accuracy" and multi_label else metrics[goal.metric(multi_label)]
+
+
+def _costs(outcomes: Outcomes, costs: Costs, multi_label: bool) -> Floats:
+    """`[K]`, of one text of each outcome."""
+    table, true, given = np.asarray(costs), outcomes.targets, outcomes.decisions
+    if not multi_label:
+        return np.asarray(table[true.indices, given.indices])
+    missed, wrong = table.T
+    return np.asarray(true @ missed + given @ wrong - true.multiply(given) @ (missed + wrong))
 
 
 def _quality(sample: Sample, logits: Tensor) -> Quality:

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.evaluation.metrics import (
-    CONFIDENCE,
-    MOST_DRAWS_AT_ONCE,
     Interval,
     Outcomes,
+    bounds,
     joint_outcomes,
     metrics_of,
     point_metrics,
+    resampled,
 )
 from veneer.evaluation.tables import NAMES
 
@@ -112,7 +112,7 @@ def compared_metric(metric: str) -> str:
 def score_interval(compared: Compared, decisions: Array) -> Interval:
     """The metric of one set of decisions, with its 95 % percentile bootstrap interval over texts."""
     (drawn,) = _resampled(compared, (decisions,))
-    return Interval(compared.score(decisions), *_bounds(drawn))
+    return Interval(compared.score(decisions), *bounds(drawn))
 
 
 def compare_decisions(compared: Compared, ours: Array, theirs: Array) -> Difference:
@@ -133,7 +133,7 @@ def compare_decisions(compared: Compared, ours: Array, theirs: Array) -> Differe
     else:
         tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
         p = min(1.0, 2 * (tail + 1) / (compared.resamples + 1))
-    return Difference(compared.score(ours) - compared.score(theirs), *_bounds(differences), p)
+    return Difference(compared.score(ours) - compared.score(theirs), *bounds(differences), p)
 
 
 def right_texts(targets: Array, decisions: Array) -> NDArray[np.bool_]:
@@ -222,28 +222,14 @@ def _what_would_settle_it(difference: Difference) -> str:
     return f"These texts do not tell the two apart; about {max(2, math.ceil(factor))} times as many labelled test texts would."
 
 
-def _resampled(compared: Compared, decisions: tuple[Array, ...]) -> list[NDArray[np.float64]]:
-    """The metric `[R]` of each set of decisions in the same R resamples of the texts."""
-    sides, times = _outcomes(compared, decisions)
-    n = int(times.sum())
-    rng = np.random.default_rng(compared.seed)
-    most = max(1, MOST_DRAWS_AT_ONCE // max(sides[0].targets.shape))
-    parts: list[list[NDArray[np.float64]]] = []
-    for start in range(0, compared.resamples, most):
-        drawn = rng.multinomial(n, times / n, size=min(most, compared.resamples - start))
-        parts.append([metrics_of(side.count(drawn), compared.multi_label)[compared.metric] for side in sides])
-    return [np.concatenate(side) for side in zip(*parts, strict=True)]
-
-
-def _outcomes(compared: Compared, decisions: tuple[Array, ...]) -> tuple[list[Outcomes], NDArray[np.int64]]:
-    """The distinct joint outcomes, as one `Outcomes` a set of decisions, and how often each occurs."""
-    targets = np.asarray(compared.targets)
+def _resampled(compared: Compared, decisions: tuple[Array, ...]) -> NDArray[np.float64]:
+    """The metric `[D, R]` of each of D sets of decisions in the same R resamples of the texts."""
     for one in decisions:
         compared.score(one)  # checks the shapes and ids
-    joint, times = joint_outcomes(targets, decisions, compared.classes)
-    return [Outcomes(*one, times) for one in joint], times
+    joint, times = joint_outcomes(np.asarray(compared.targets), decisions, compared.classes)
+    sides = [Outcomes(*one, times) for one in joint]
 
+    def measure(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.stack([metrics_of(side.count(drawn), compared.multi_label)[compared.metric] for side in sides])
 
-def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return resampled(times, measure, compared.classes, compared.resamples, compared.seed)

@@ -7,7 +7,7 @@ definitions are scikit-learn's with `zero_division=0`, and the tests hold the fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +115,11 @@ def score(
     outcomes = Outcomes.of(targets, decisions, len(label_names), multi_label)
     counts = outcomes.count(outcomes.times[None, :])
     point = metrics_of(counts, multi_label)
-    bounds = _bootstrap(outcomes, multi_label, bootstrap, np.random.default_rng(seed)) if bootstrap else {}
+    intervals = _bootstrap(outcomes, multi_label, bootstrap, seed) if bootstrap else {}
     return Evaluation(
         n=outcomes.n,
         multi_label=multi_label,
-        metrics={name: Interval(float(value[0]), *bounds.get(name, ())) for name, value in point.items()},
+        metrics={name: Interval(float(value[0]), *intervals.get(name, ())) for name, value in point.items()},
         per_class=_per_class(counts, label_names),
         confusion=_per_label_confusion(counts, outcomes.n) if multi_label else outcomes.confusion(),
         confused=() if multi_label else outcomes.confused(),
@@ -223,10 +223,10 @@ def joint_outcomes(
         For each set of decisions the `[K,C]` 0/1 targets and decisions.
     """
     if targets.ndim == 2:
-        columns = np.concatenate([targets, *decisions], axis=1).astype(bool)
-        packed, times = np.unique(np.packbits(columns, axis=1), axis=0, return_counts=True)
-        rows = np.unpackbits(packed, axis=1, count=columns.shape[1]).astype(bool)
-        blocks = [sparse.csr_array(block) for block in np.split(rows, len(decisions) + 1, axis=1)]
+        flags = [np.asarray(one).astype(bool) for one in (targets, *decisions)]
+        packed = np.concatenate([np.packbits(one, axis=1) for one in flags], axis=1)
+        _, firsts, times = np.unique(packed, axis=0, return_index=True, return_counts=True)
+        blocks = [sparse.csr_array(one[firsts]) for one in flags]
     else:
         ids, times = np.unique(np.stack([targets, *decisions], axis=1), axis=0, return_counts=True)
         ones, ends = np.ones(len(ids), dtype=bool), np.arange(len(ids) + 1)
@@ -262,19 +262,40 @@ def _average(values: Floats, weights: Floats) -> Floats:
     return _ratio((values * weights).sum(axis=1), weights.sum(axis=1))
 
 
-def _bootstrap(outcomes: Outcomes, multi_label: bool, resamples: int, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
+def _bootstrap(outcomes: Outcomes, multi_label: bool, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """The 95 % percentile interval of every metric (Efron and Tibshirani 1993, chapter 13)."""
-    share = outcomes.times / outcomes.n
-    most = max(1, MOST_DRAWS_AT_ONCE // max(outcomes.targets.shape))
-    parts = []
-    for start in range(0, resamples, most):
-        drawn = rng.multinomial(outcomes.n, share, size=min(most, resamples - start))
-        parts.append(metrics_of(outcomes.count(drawn), multi_label))
-    bounds = {}
-    for name in parts[0]:
-        low, high = np.quantile(np.concatenate([part[name] for part in parts]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        bounds[name] = (float(low), float(high))
-    return bounds
+    names: list[str] = []
+
+    def measure(drawn: NDArray[np.int64]) -> Floats:
+        metrics = metrics_of(outcomes.count(drawn), multi_label)
+        names[:] = metrics
+        return np.stack(list(metrics.values()))
+
+    values = resampled(outcomes.times, measure, outcomes.targets.shape[1], resamples, seed)
+    return {name: bounds(of_one) for name, of_one in zip(names, values, strict=True)}
+
+
+def resampled(
+    times: NDArray[np.int64], measure: Callable[[NDArray[np.int64]], Floats], width: int, resamples: int, seed: int
+) -> Floats:
+    """What R resamples of the texts measure, `[M, R]`: the bootstrap of scores and of paired differences alike.
+
+    Args:
+        times: how often each of K outcomes occurs, `[K]`.
+        measure: `[M, r]` values when the outcomes occur as often as `[r, K]` says; of the same resample for all M, so that their
+            differences are paired.
+        width: the most numbers `measure` needs of a resample; what is held in memory at once follows from it.
+    """
+    n, rng = int(times.sum()), np.random.default_rng(seed)
+    most = max(1, MOST_DRAWS_AT_ONCE // max(len(times), width))
+    starts = range(0, resamples, most)
+    return np.concatenate([measure(rng.multinomial(n, times / n, size=min(most, resamples - start))) for start in starts], axis=1)
+
+
+def bounds(values: Floats) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled values."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def _per_class(counts: Counts, label_names: Sequence[str]) -> tuple[ClassScore, ...]:

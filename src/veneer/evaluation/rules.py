@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from veneer.evaluation.goals import Goal
-from veneer.evaluation.scaling import INNER_PARTS, MOST_LABELS, Sample
+from veneer.evaluation.scaling import BLOCK, INNER_PARTS, MOST_LABELS, Sample
 from veneer.tasks import Calibration
 
 MOST_CLASSES = {"single_label": 100, "multi_label": MOST_LABELS}
@@ -50,10 +50,12 @@ def fit_rule(sample: Sample, scaling: Calibration, goal: Goal, seed: int = 0) ->
             return scaling, (1,)
         offsets[1] = cut
         return replace(scaling, offsets=tuple(offsets.tolist())), ()
+    moved = scores.copy()
     for _ in range(ROUNDS):
         before = offsets.copy()
         for label in range(sample.classes):
-            offsets[label] += _sweep(scores + offsets, label, targets, goal) or 0.0
+            offsets[label] += _sweep(moved, label, targets, goal) or 0.0
+            moved[:, label] = scores[:, label] + offsets[label]
         if np.array_equal(before, offsets):
             break
     return replace(scaling, offsets=tuple(offsets.tolist())), ()
@@ -91,7 +93,7 @@ def _choose_shrinkage(sample: Sample, scaling: Calibration, goal: Goal, seed: in
     def count(rest: Sample, held: Sample, rows: Ints) -> None:
         thresholds = _thresholds(rest, scaling, goal, SHRINKAGES)
         probabilities, true = _probabilities(held, scaling), held.targets.numpy() > 0
-        for i, cuts in enumerate(np.where(np.isnan(thresholds), plain, thresholds)):
+        for i, cuts in enumerate(np.where(np.isnan(thresholds), plain, thresholds).astype(np.float32)):
             given = probabilities >= cuts
             counts[:, i] += (given & true).sum(0), given.sum(0), true.sum(0)
 
@@ -105,88 +107,108 @@ def _choose_shrinkage(sample: Sample, scaling: Calibration, goal: Goal, seed: in
     return SHRINKAGES[int(values.argmax())]
 
 
-def _probabilities(sample: Sample, scaling: Calibration) -> Floats:
-    return sample.task.probabilities(sample.logits, scaling).double().numpy()
+def _probabilities(sample: Sample, scaling: Calibration) -> NDArray[np.float32]:
+    return sample.task.probabilities(sample.logits, scaling).numpy()
 
 
 def _thresholds(sample: Sample, scaling: Calibration, goal: Goal, shrinkages: Sequence[float]) -> Floats:
-    """`[S, C]` thresholds by each of S shrinkages; NaN for a label where there is none to find."""
-    probabilities, targets = _probabilities(sample, scaling), sample.targets.double().numpy()
-    columns = [_threshold(probabilities[:, c], targets[:, c], goal, c, shrinkages) for c in range(sample.classes)]
-    return np.array(columns, dtype=np.float64).T.reshape(len(shrinkages), sample.classes)
-
-
-def _threshold(probabilities: Floats, targets: Floats, goal: Goal, label: int, shrinkages: Sequence[float]) -> list[float]:
-    """The threshold of one label by each shrinkage, NaN where there is none to find.
+    """`[S, C]` thresholds by each of S shrinkages; NaN for a label that no text has or whose probabilities are all equal.
 
     A handful of texts says little about where F1 peaks, and calibrated probabilities say it too: F1's expectation needs no
     target. So a text counts as w·target + (1 − w)·probability, where w = n/(n + shrinkage) for a label of n texts.
     """
-    positives = targets.sum()
-    if positives == 0 or probabilities.min() == probabilities.max():
-        return [math.nan] * len(shrinkages)
-    order = np.argsort(-probabilities, kind="stable")
-    ordered, true = probabilities[order], targets[order]
-    cuts, found = _midpoints(ordered), []
-    for shrinkage in shrinkages:
-        weight = positives / (positives + shrinkage)
-        values = _threshold_values(weight * true + (1 - weight) * ordered, goal, label)
-        best = _best(values, cuts, ordered, np.abs(cuts - 0.5))
-        found.append(math.nan if best is None else best)
+    probabilities, targets = _probabilities(sample, scaling), sample.targets.numpy() > 0
+    found = np.empty((len(shrinkages), sample.classes))
+    most = max(1, BLOCK // len(sample))
+    for start in range(0, sample.classes, most):
+        labels = slice(start, start + most)
+        ordered, true = _in_order(probabilities[:, labels].T, targets[:, labels].T)
+        costs = np.asarray(goal.costs or [(1.0, 1.0)] * sample.classes)[labels]
+        found[:, labels] = _label_thresholds(ordered, true, goal, costs, shrinkages)
     return found
 
 
-def _threshold_values(true: Floats, goal: Goal, label: int) -> Floats:
-    """`[N+1]` values of the goal when the first k texts are given the label; `true` is how far each has it, 0 to 1."""
-    right = np.concatenate([[0.0], np.cumsum(true)])
-    if goal.name == "f1":
-        return np.asarray(2 * right / (np.arange(len(right)) + right[-1]))
-    if goal.least is not None:
-        return _reaching(right, goal.name, goal.least)
-    missed, wrong = goal.costs[label] if goal.costs else (1.0, 1.0)
-    return np.asarray(-(wrong * (np.arange(len(right)) - right) + missed * (right[-1] - right)))
+def _in_order(probabilities: NDArray[np.float32], true: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Both `[B, N]`, each row by descending probability.
+
+    The bits of a number from 0 to 1 are in the order of the numbers and leave room for one more, so that sorting them with the
+    target at their end takes the targets along.
+    """
+    keys = np.ascontiguousarray(probabilities).view(np.uint32) << 1 | true
+    keys.sort(axis=1)
+    keys = keys[:, ::-1]
+    return (keys >> 1).view(np.float32).astype(np.float64), (keys & 1).astype(bool)
+
+
+def _label_thresholds(ordered: Floats, true: NDArray[np.bool_], goal: Goal, costs: Floats, shrinkages: Sequence[float]) -> Floats:
+    """`[S, B]` thresholds of B labels; `costs` is `[B, 2]`, of a label missed and of one wrongly given."""
+    cuts, none = _midpoints(ordered), np.zeros((len(ordered), 1))
+    distance = np.abs(cuts - 0.5)
+    known, expected = (np.concatenate([none, values.cumsum(1)], axis=1) for values in (true, ordered))
+    positives = known[:, -1:]
+    given = np.arange(known.shape[1])
+    found = np.empty((len(shrinkages), len(ordered)))
+    for i, shrinkage in enumerate(shrinkages):
+        weight = positives / np.maximum(positives + shrinkage, 1.0)
+        right = weight * known + (1 - weight) * expected
+        if goal.name == "f1":
+            values = 2 * right / np.maximum(given + right[:, -1:], 1e-300)
+        elif goal.least is not None:
+            values = _reaching(right, goal.name, goal.least)
+        else:
+            values = -(costs[:, 1:] * (given - right) + costs[:, :1] * (right[:, -1:] - right))
+        found[i] = _best(values, cuts, ordered, distance)
+    found[:, (positives[:, 0] == 0) | (ordered[:, 0] == ordered[:, -1])] = math.nan
+    return found
 
 
 def _midpoints(ordered: Floats) -> Floats:
-    """`[N+1]` thresholds, the k-th of which the k largest of N descending probabilities reach, in float32."""
-    above = np.append(ordered, 0.0).astype(np.float32)
-    top = np.float32((1.0 + float(above[0])) / 2)
-    upper = np.concatenate([[np.float32(1.0)], above[:-1]])
+    """`[B, N+1]` thresholds, the k-th of which the k largest of N descending probabilities reach, in float32."""
+    above = np.concatenate([ordered, np.zeros((len(ordered), 1))], axis=1).astype(np.float32)
+    top = (1.0 + above[:, 0]) / np.float32(2.0)
+    upper = np.concatenate([np.ones((len(ordered), 1), dtype=np.float32), above[:, :-1]], axis=1)
     middle = ((upper.astype(np.float64) + above) / 2).astype(np.float32)
     middle = np.where(middle <= above, upper, middle)  # neighbours with no number between them
-    middle[0] = top if top > above[0] else np.nextafter(np.float32(1.0), np.float32(2.0))
-    middle[-1] = above[-2] / 2
+    middle[:, 0] = np.where(top > above[:, 0], top, np.nextafter(np.float32(1.0), np.float32(2.0)))
+    middle[:, -1] = above[:, -2] / 2
     return middle.astype(np.float64)
 
 
 def _reaching(right: Floats, name: str, least: float) -> Floats:
-    """The other of precision and recall where the one named is reached, −inf elsewhere; `right` of the first k are, `[N+1]`."""
-    given = np.arange(len(right))
+    """`[..., N+1]`: the other of precision and recall where the one named is reached, −inf elsewhere.
+
+    Args:
+        right: how many of the first k are, `[..., N+1]`.
+    """
+    given = np.arange(right.shape[-1])
     precision = right / np.maximum(given, 1)
-    recall = right / max(right[-1], 1.0)
+    recall = right / np.maximum(right[..., -1:], 1.0)
     reached, other = (precision, recall) if name == "precision" else (recall, precision)
     # of cuts with the same recall the first has the best precision
-    value = other - (1e-9 * given / len(right) if name == "precision" else 0.0)
+    value = other - (1e-9 * given / len(given) if name == "precision" else 0.0)
     return np.where((reached >= least) & (given > 0), value, -np.inf)
 
 
-def _best(values: Floats, cuts: Floats, ordered: Floats, distance: Floats) -> float | None:
-    """The cut with the greatest value among those between different scores; None where all are −inf."""
-    possible = np.concatenate([[True], ordered[:-1] > ordered[1:], [True]])
-    values = np.where(possible, values, -np.inf)
-    top = values.max()
-    if top == -np.inf:
-        return None
-    equals = np.flatnonzero(values >= top - 1e-12)
-    return float(cuts[equals[distance[equals].argmin()]])
+def _best(values: Floats, cuts: Floats, ordered: Floats, distance: Floats) -> Floats:
+    """`[B]`: of each row the cut with the greatest value among those between different scores; NaN where all are −inf.
+
+    Of cuts that are equally good it is the one at the least distance.
+    """
+    values[:, 1:-1][ordered[:, :-1] <= ordered[:, 1:]] = -np.inf
+    top = values.max(1, keepdims=True)
+    equals = np.where(values >= top - 1e-12, distance, np.inf)
+    best = np.take_along_axis(cuts, equals.argmin(1, keepdims=True), axis=1)
+    return np.where(top > -np.inf, best, np.nan)[:, 0]
 
 
 def _sweep(scores: Floats, label: int, targets: Ints, goal: Goal) -> float | None:
-    """What is best added to the scores `[N, C]` of one class, all others as they are."""
-    others = scores.copy()
+    """What is best added to the scores `[N, C]` of one class, all others as they are; None where nothing reaches the goal."""
+    rival = scores.argmax(1)
+    own = np.flatnonzero(rival == label)
+    others = scores[own]
     others[:, label] = -np.inf
-    rival = others.argmax(1)
-    margins = scores[:, label] - others.max(1)
+    rival[own] = others.argmax(1)
+    margins = scores[:, label] - scores[np.arange(len(scores)), rival]
     order = np.argsort(-margins, kind="stable")
     ordered, true, rival = margins[order], targets[order], rival[order]
     if goal.name == "f1":
@@ -199,7 +221,8 @@ def _sweep(scores: Floats, label: int, targets: Ints, goal: Goal) -> float | Non
     stay = int((ordered > 0).sum())
     if stay == len(ordered) or ordered[stay] < 0:  # a tie goes to the first class, which no offset says
         cuts[stay] = 0.0
-    return _best(values, cuts, ordered, np.abs(cuts))
+    best = float(_best(values[None], cuts[None], ordered[None], np.abs(cuts)[None])[0])
+    return None if math.isnan(best) else best
 
 
 def _mean_cost(true: Ints, rival: Ints, label: int, goal: Goal, classes: int) -> Floats:

@@ -5,11 +5,13 @@ Knows the template and what it is given; `page.content` checks the report, `page
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from veneer.evaluation.page import charts, views
 from veneer.evaluation.page.content import Report, read_content
@@ -52,6 +54,7 @@ def _environment() -> Environment:
         "count": lambda value: "–" if value is None else f"{value:,}",
         "duration": _duration,
         "sentence": _sentence,
+        "breakable": _breakable,
         "metric": lambda name: NAMES.get(name, name.replace("_", " ")),
     }
     return environment
@@ -102,6 +105,11 @@ def _percent(share: float | None) -> str:
 def _sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in '.!?…)' else '.'}"
+
+
+def _breakable(name: str) -> Markup:
+    """With places where `change_appointment` may go on in the next line of a narrow column."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_/-])(?=\w)", name))
 
 
 def _duration(seconds: float) -> str:
