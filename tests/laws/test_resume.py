@@ -99,7 +99,7 @@ KILLED = """
 import os, signal, sys
 from rich.console import Console
 import veneer.training.checkpoint as checkpoint, veneer.training.run as run
-from veneer.config import load_config
+from veneer.config_file import load_config
 
 save = checkpoint.save_file
 def save_half(tensors, path):

@@ -198,7 +198,7 @@ def _facts(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
         metric=job.metric,
         best_step=progress.best_step,
         steps=progress.step,
-        epochs=progress.epoch + progress.batch * job.settings.batch_size / len(job.train),
+        epochs=progress.texts / len(job.train),
         seconds=round(progress.seconds, 3),
         texts_per_second=round(progress.texts / progress.seconds, 1),
         parameters={"lora": counts.lora, "trainable": counts.trainable, "total": counts.total},
