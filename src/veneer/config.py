@@ -231,7 +231,7 @@ class RunConfig(Section):
     method: MethodName = Field("lora", description="of fine-tuning: " + " | ".join(get_args(MethodName)))
     data: DataConfig = Field(default_factory=DataConfig)
     tasks: dict[TaskName, TaskConfig] | None = Field(
-        None, min_length=1, description="several tasks trained in one pass of the base: a name -> its data; see docs/multitask.md"
+        None, description="several tasks trained in one pass of the base: a name -> its data; see docs/multitask.md"
     )
     sampling_temperature: float = Field(
         1.0, gt=0, description="of several tasks: texts of task i are drawn in proportion to n_i^(1/T); 1 by size, large evenly"
@@ -247,7 +247,8 @@ class RunConfig(Section):
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: dict[str, TaskConfig] | None) -> dict[str, TaskConfig] | None:
-        check_task_names(list(tasks or {}))
+        if tasks is not None:
+            check_task_names(list(tasks))
         return tasks
 
     @field_validator("verbaliser", mode="before")

@@ -201,8 +201,10 @@ def _describe(errors: Sequence[Any]) -> list[str]:
 
 def _key_of(parts: list[str], keys: Mapping[str, str]) -> str:
     """The dotted key that the place of a problem is in."""
-    if parts[0] == "tasks" and len(parts) > 2 and parts[-1] != "[key]":
-        return ".".join(parts[: 4 if parts[2] == "data" else 3])
+    if parts[0] == "tasks" and len(parts) > 1:
+        name = parts[1] if re.fullmatch(r"[\w-]+", parts[1]) else repr(parts[1])  # it is nobody's who vouches for it
+        inside = [part for part in parts[2:4] if part != "[key]"]
+        return ".".join(["tasks", name, *inside[: 2 if inside[:1] == ["data"] else 1]])
     return ".".join(parts[: 1 if parts[0] in keys else 2])
 
 

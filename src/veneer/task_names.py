@@ -31,11 +31,13 @@ def check_task_name(name: str) -> str:
 
 
 def check_task_names(names: Sequence[str]) -> None:
-    """Refuse names that are one folder on some system.
+    """Refuse names that are one folder on some system, and no name at all.
 
     Raises:
         PydanticCustomError: there are such.
     """
+    if not names:
+        raise PydanticCustomError("task_names", "names no task (Fix: one at least, NAME: {{data: {{train: FILE}}}}, or no tasks)")
     seen: dict[str, str] = {}
     for name in names:
         same = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -8,10 +8,11 @@ Knows jobs and how they are put together; knows no files and no configuration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -97,11 +98,13 @@ class JointJob:
             losses.append(job.task.losses(logits[name], targets, job.objective).sum() / whole[number])
         return torch.stack(losses)
 
-    def row(self, losses: list[float], batches: list[Indices]) -> dict[str, float]:
-        """The losses of the tasks that have texts in the step, and their mean."""
-        counts = self._counts(batches)
-        there = {name: loss for name, loss, count in zip(self.jobs, losses, counts, strict=True) if count}
-        return {"loss": sum(there.values()) / len(there), **{loss_key(name): loss for name, loss in there.items()}}
+    def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
+        """The mean loss and the norm of all gradients; and both of each task that has texts in the step."""
+        there = list(compress(zip(self.jobs, losses, norms, strict=True), self._counts(batches)))
+        row = {"loss": sum(loss for _, loss, _ in there) / len(there), "gradient_norm": math.hypot(*norms)}
+        for name, loss, norm in there:
+            row |= {f"loss/{name}": loss, f"gradient_norm/{name}": norm}
+        return row
 
     def clipped(self) -> list[list[nn.Parameter]]:
         """Each task by itself."""
@@ -132,13 +135,18 @@ class JointJob:
     def history_of(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows of the run that are a task's, as its own run would have them; epochs count its own texts."""
         own = []
-        passes = self.quotas[name] / len(self.jobs[name].train)
+        quota, texts, every = self.quotas[name], len(self.jobs[name].train), len(self.lengths)
         for row in rows:
             if row["kind"] == "evaluation" and row["task"] == name:
                 own.append({key: value for key, value in row.items() if key != "task"})
-            elif row["kind"] == "step" and loss_key(name) in row:
-                plain = {key: value for key, value in row.items() if not key.startswith(loss_key(""))}
-                own.append({**plain, "loss": row[loss_key(name)], "epoch": round(row["epoch"] * passes, 4)})
+            elif row["kind"] == "step" and f"loss/{name}" in row:
+                changed = {
+                    "epoch": round(row["epoch"] * quota / texts, 4),
+                    "loss": row[f"loss/{name}"],
+                    "gradient_norm": row[f"gradient_norm/{name}"],
+                    "texts_per_second": round(row["texts_per_second"] * quota / every, 1),
+                }
+                own.append({key: changed.get(key, value) for key, value in row.items() if "/" not in key})
         return own
 
     @cached_property
@@ -155,8 +163,3 @@ class JointJob:
         """Texts of each task in a step."""
         bounds = [self._bounds(batch) for batch in batches]
         return [sum(one[k + 1] - one[k] for one in bounds) for k in range(len(self.jobs))]
-
-
-def loss_key(task: str) -> str:
-    """The key of a task's loss in a row of `metrics.jsonl`."""
-    return f"loss/{task}"

@@ -135,7 +135,10 @@ def _read_all(config: RunConfig) -> dict[str, Material]:
             errors.append((name, error))
     if errors:
         kind = ConfigError if all(isinstance(error, ConfigError) for _, error in errors) else DataError
-        raise kind("\n".join(f"task {name}: {error}" for name, error in errors))
+        told = [f"task {name}: {error}" for name, error in errors]
+        if "--" in "".join(told):
+            told.append("A task has no flags: what is told of --text is tasks.NAME.data.text, and so on")
+        raise kind("\n".join(told))
     return materials
 
 

@@ -73,8 +73,8 @@ class Fits(Protocol):
     def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
         """`[K]`: what the texts of `part` add to the loss of each task in the step over `batches`; mean losses when added up."""
 
-    def row(self, losses: list[float], batches: list[Indices]) -> dict[str, float]:
-        """What a step's row says of its losses, `loss` at least."""
+    def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
+        """What a step's row says of its losses and of the norms of its gradients (of `clipped`): `loss` and `gradient_norm`."""
 
     def clipped(self) -> list[list[nn.Parameter]]:
         """The parameters whose gradients are clipped together."""
@@ -132,9 +132,9 @@ class Job:
         losses = self.task.losses(logits, self.train.targets[part].to(logits.device), self.objective)
         return losses.sum().view(1) / sum(map(len, batches))
 
-    def row(self, losses: list[float], batches: list[Indices]) -> dict[str, float]:
-        """The loss of a step."""
-        return {"loss": losses[0]}
+    def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
+        """The loss of a step, and its gradient's norm."""
+        return {"loss": losses[0], "gradient_norm": norms[0]}
 
     def clipped(self) -> list[list[nn.Parameter]]:
         """All that is trained."""
@@ -254,7 +254,7 @@ def run_step(job: Fits, optimizer: torch.optim.Optimizer, progress: Progress, ba
         torch.autograd.backward(job.scaler.scale(job.course.penalty()))
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
-    norm = torch.stack([torch.nn.utils.clip_grad_norm_(together, limit).to(losses.device) for together in job.clipped()]).norm()
+    norms = [torch.nn.utils.clip_grad_norm_(together, limit) for together in job.clipped()]
     job.scaler.step(optimizer)
     job.scaler.update()
     if job.course is not None:
@@ -262,7 +262,7 @@ def run_step(job: Fits, optimizer: torch.optim.Optimizer, progress: Progress, ba
         progress.course_tensors = job.course.state()
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
-    loss_values, norm_value = losses.tolist(), float(norm)  # waits for the GPU, whose work is to be timed, too
+    told = job.row(losses.tolist(), list(map(float, norms)), batches)  # waits for the GPU, whose work is to be timed, too
     seconds = time.perf_counter() - start
     progress.seconds += seconds
     progress.texts += count
@@ -270,9 +270,8 @@ def run_step(job: Fits, optimizer: torch.optim.Optimizer, progress: Progress, ba
         "kind": "step",
         "step": progress.step,
         "epoch": round(progress.texts / len(job.lengths), 4),
-        **job.row(loss_values, batches),
         "learning_rate": settings.learning_rate * factor,
-        "gradient_norm": norm_value,
+        **told,
         "texts_per_second": round(count / seconds, 1),
     }
 

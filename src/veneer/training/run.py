@@ -118,7 +118,8 @@ def run_folder(config: RunConfig, resume: bool) -> Path:
             other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
-    stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
+    named = "-".join(config.tasks)[:64] if config.tasks else config.data.train or "run"
+    stem = Path(named).stem.replace(":", "-") or "run"
     return free_folder(Path("runs") / stem)
 
 
