@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,26 @@ from veneer.training import joint_run
 Base = Callable[..., Path]
 
 
+def short_rows(count: int, labels: Sequence[str], most: int, seed: int) -> list[dict[str, str]]:
+    """Texts that are their labels' names, `most` of them at most."""
+    rng = random.Random(seed)
+    given = [rng.sample(list(labels), rng.randint(1, most)) for _ in range(count)]
+    return [{"text": " ".join(["the", *names]), "label": "|".join(names)} for names in given]
+
+
 def test_two_tasks_are_learnt_together(tmp_path: Path, tiny_base: Base) -> None:
-    """From texts that both could learn from, by adapters and heads of their own; each far above the larger class."""
-    write_csv(tmp_path / "moods.csv", toy_rows(160, seed=5))
-    write_csv(tmp_path / "moods_dev.csv", toy_rows(40, seed=6))
-    write_csv(tmp_path / "marks.csv", toy_rows(80, labels=MARKS, multi=True, seed=7))
-    write_csv(tmp_path / "marks_dev.csv", toy_rows(40, labels=MARKS, multi=True, seed=8))
-    config = toy_tasks(tmp_path, tiny_base("bert"), training__epochs=14, training__learning_rate=1e-2)
+    """By adapters and heads of their own; `odd` is a word of one task alone, and `good` means another thing to each head."""
+    write_csv(tmp_path / "moods.csv", short_rows(60, MARKS[:2], 1, seed=5))
+    write_csv(tmp_path / "moods_dev.csv", short_rows(20, MARKS[:2], 1, seed=6))
+    write_csv(tmp_path / "marks.csv", short_rows(40, MARKS, 2, seed=7))
+    write_csv(tmp_path / "marks_dev.csv", short_rows(20, MARKS, 2, seed=8))
+    config = toy_tasks(tmp_path, tiny_base("bert"), training__epochs=6, training__learning_rate=1e-2, lora__dropout=0.0)
     results = run_tasks(config)
     for name, result in results.items():
         assert result.evaluations["dev"].metrics["macro_f1"].value > 0.9, name
     predictor = veneer.load(results["moods"].folder)
-    assert [one.labels for one in predictor.predict(["a great day in", "the dull work"])] == [("good",), ("bad",)]
-    assert set(veneer.load(results["marks"].folder).predict(["how great"])[0].labels) == {"good", "odd"}
+    assert [one.labels for one in predictor.predict(["the good", "the bad"])] == [("good",), ("bad",)]
+    assert set(veneer.load(results["marks"].folder).predict(["the good odd"])[0].labels) == {"good", "odd"}
 
 
 def test_a_task_s_folder_is_that_of_any_run(tmp_path: Path, tiny_base: Base) -> None:
@@ -52,7 +60,7 @@ def test_a_task_s_folder_is_that_of_any_run(tmp_path: Path, tiny_base: Base) -> 
         assert (own.tasks, own.data.train, own.out) == (None, str(tmp_path / f"{name}.csv"), str(folder))
         assert own.evaluation.metric == ("loss" if name == "marks" else "macro_f1")
         rows = metrics(folder)
-        assert rows == result.report["history"] or len(rows) == len(result.report["history"])
+        assert len(rows) == len(result.report["history"])
         steps = [row for row in rows if row["kind"] == "step"]
         assert [row["step"] for row in steps] == list(range(1, 25))
         texts = 42 if name == "moods" else 20
@@ -102,11 +110,7 @@ def test_the_configuration_comes_back_as_it_was(tmp_path: Path, tiny_base: Base)
 
 def test_auto_comes_to_the_same_for_all_tasks_by_all_texts(tmp_path: Path, tiny_base: Base) -> None:
     automatic = {f"training__{key}": "auto" for key in ("batch_size", "learning_rate", "precision")}
-    results = run_tasks(
-        toy_tasks(tmp_path, tiny_base("bert"), training__epochs=1, out=None, **automatic).model_copy(
-            update={"out": str(tmp_path / "run")}
-        )
-    )
+    results = run_tasks(toy_tasks(tmp_path, tiny_base("bert"), training__epochs=1, **automatic))
     trained = [load_config(result.folder / "config.yaml").training for result in results.values()]
     assert trained[0] == trained[1] == load_config(tmp_path / "run" / "config.yaml").training
     assert "auto" not in (trained[0].batch_size, trained[0].learning_rate, trained[0].precision)
