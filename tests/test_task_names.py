@@ -33,7 +33,7 @@ def test_plain_names() -> None:
         "a.b",
         "a\nb",
         "a\x1bb",
-        "x" * 65,
+        "x" * 61,
         "CON",
         "nul",
         "Com1",

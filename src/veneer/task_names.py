@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic_core import PydanticCustomError
 
-_NAME = re.compile(r"\w[\w-]{0,63}")
+_NAME = re.compile(r"\w[\w-]{0,59}")
 # Names that Windows keeps for devices, and what a run folder holds beside its tasks.
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
 _OURS = frozenset({"checkpoints", "last", "members"})
@@ -23,7 +23,7 @@ def check_task_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise PydanticCustomError(
             "task_name",
-            "a task's name is that of its folder: letters, digits, - and _, at most 64, no - in front (Fix: another name)",
+            "a task's name is that of its folder: letters, digits, - and _, at most 60, no - in front (Fix: another name)",
         )
     if name.casefold() in _DEVICES | _OURS:
         raise PydanticCustomError("task_name", "a task's name is that of its folder, and this one is taken (Fix: another name)")

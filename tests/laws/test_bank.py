@@ -14,6 +14,7 @@ import torch
 from test_fused import Products
 from torch import Tensor, nn
 
+import veneer.lora.bank as bank_module
 from veneer.errors import LoraError
 from veneer.lora import BankGroup, BankLinear, LoraLinear, Routing, SharedInput, start_dora
 from veneer.lora.bank import Part, bank_linear_group
@@ -115,13 +116,32 @@ def test_each_adapter_s_rows_are_as_if_it_were_alone(count: int, dropped: bool) 
     assert matrices([parts[1]])[0].grad is None
 
 
+@pytest.fixture(autouse=True, params=["as they are", "widened"])
+def _windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every law holds for slices as they are, and for those widened to windows, here at any number of rows."""
+    if request.param == "widened":
+        monkeypatch.setattr(bank_module, "LEAST_ROWS", 1)
+        monkeypatch.setattr(bank_module, "MULTIPLE", 5)
+
+
+def test_windows_are_of_few_sizes_and_hold_their_slice() -> None:
+    for every in (256, 320, 333):
+        for start, stop in ((0, 1), (0, 7), (40, 51), (every - 3, every), (every - 40, every - 1), (0, every)):
+            window = bank_module._window(slice(start, stop), every)
+            assert window.start <= start < stop <= window.stop <= every
+            size = window.stop - window.start
+            assert size % bank_module.MULTIPLE == 0 or size == every
+            assert size - (stop - start) < bank_module.MULTIPLE
+
+
 @pytest.mark.parametrize("wants_x", [False, True])
 def test_the_base_s_products_are_made_once_and_none_of_the_size_of_a_weight(wants_x: bool) -> None:
     parts = make_parts(1, transposed=False, bias=False, dropped=True)
     x = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=wants_x)
     with Products() as forward:
         (y,) = bank_linear_group(x, parts)
-    used = [(part.rows.stop - part.rows.start, len(part.layers[0].a)) for part in parts if part.rows.start < part.rows.stop]
+    windows = [(bank_module._window(part.rows, ROWS), part) for part in parts if part.rows.start < part.rows.stop]
+    used = [(window.stop - window.start, len(part.layers[0].a)) for window, part in windows]
     lows = Counter((rows, rank) for rows, rank in used)
     assert forward.shapes == Counter({(ROWS, 4): 1}) + lows + Counter((rows, 4) for rows, _ in used)
     with Products() as backward:

@@ -28,7 +28,7 @@ from veneer.data import EncodedTexts
 from veneer.errors import BaseError, Interrupted
 from veneer.inference import compute_logits
 from veneer.joint import JointClassifier
-from veneer.lora import lora_layers
+from veneer.lora import bank, lora_layers
 from veneer.model import Classifier, build_classifier
 from veneer.tasks import TASKS, Objective
 from veneer.training import joint_run
@@ -116,10 +116,18 @@ def test_frozen_weights_are_one_and_the_classifiers_stay_themselves(
 
 
 def test_activations_computed_again_have_the_same_gradient_dropout_included(
-    tiny_base: Base, make_texts: Callable[..., EncodedTexts]
+    tiny_base: Base, make_texts: Callable[..., EncodedTexts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = make_texts(LENGTHS)
-    results = []
+    results, passes, computed = [], [], 0
+    compute = bank.bank_linear_group
+
+    def counted(*given: Any) -> Any:
+        nonlocal computed
+        computed += 1
+        return compute(*given)
+
+    monkeypatch.setattr(bank, "bank_linear_group", counted)
     for again in (False, True):
         models = make_models(tiny_base("bert"), dropout=0.3)
         for model in models.values():
@@ -128,9 +136,12 @@ def test_activations_computed_again_have_the_same_gradient_dropout_included(
         joint = JointClassifier(models)
         joint.train()
         torch.manual_seed(5)
+        computed = 0
         logits = joint(joint.batch(texts, range(len(LENGTHS))), COUNTS)
         torch.autograd.backward([weigh(one) for one in logits.values()])
+        passes.append(computed)
         results.append({f"{task}.{name}": grad for task, model in models.items() for name, grad in gradients(model).items()})
+    assert passes[1] > passes[0]
     assert results[0].keys() == results[1].keys()
     for name, grad in results[0].items():
         assert torch.equal(grad, results[1][name]), name

@@ -7,6 +7,9 @@ Texts lie in the order of their adapters, so that each adapter's rows are one sl
 and backward, as in `fused.py`, slice by slice on top of one `∂x = gW`. Rows behind the last slice (filler) belong to no adapter
 and get the base alone. Neither the frozen weight's gradient nor any other `[out, in]` matrix is formed.
 
+On a CPU each new shape of a low-precision product costs about as much as the product. So in a large pass the thin products of an
+adapter run over a window whose size is a multiple of 32: its slice and some rows of its neighbours, whose thin vectors are zero.
+
 Knows tensors and adapted layers; knows nothing of texts beyond how many rows each has, nor of models or files.
 """
 
@@ -25,6 +28,10 @@ from veneer.errors import LoraError
 from veneer.lora.frozen import FrozenWeight, dense
 from veneer.lora.fused import Factors, as_trained, columns, joined
 from veneer.lora.layer import LoraLinear, OutputsOfOneInput, shared_traits
+
+# As for packs (`model.py`): what a window is made a multiple of, and from how many rows of a pass on.
+MULTIPLE = 32
+LEAST_ROWS = 256
 
 
 class Routing:
@@ -160,18 +167,22 @@ class _FusedBank(torch.autograd.Function):
             plain = dense(base.weight)
             outputs.append(torch.nn.functional.linear(x, plain.t() if base.transposed else plain, base.bias))
         saved: list[Tensor] = []
+        ctx.parts = []
         for part in parts:
-            rows, rank = part.rows, part.layers[0].a.shape[0]
+            rank, window = part.layers[0].a.shape[0], _window(part.rows, len(x))
+            own = slice(part.rows.start - window.start, part.rows.stop - window.start)
             down = joined([layer.a for layer in part.layers]).mul(part.layers[0].scale).to(x.dtype)  # s·A, [Σr, in]
-            dropped = x[rows] if part.mask is None else x[rows] * part.mask
-            low = dropped @ down.t()  # [rows, Σr]
+            dropped = x[window] if part.mask is None else torch.zeros_like(x[window])
+            if part.mask is not None:
+                torch.mul(x[part.rows], part.mask, out=dropped[own])
+            low = _cleared(dropped @ down.t(), own)  # [window, Σr]
             ups = [layer.b.to(x.dtype) for layer in part.layers]
             for y, one_low, up in zip(outputs, columns(low, rank), ups, strict=True):
-                y[rows].addmm_(one_low, up.t())
+                y[window].addmm_(one_low, up.t())
             saved += [dropped, down, low, *ups]
+            ctx.parts.append((part.rows, window, own, rank, part.layers[0].scale, part.mask))
         ctx.save_for_backward(*saved)
         ctx.bases = [(base.weight, base.transposed) for base in bases]
-        ctx.parts = [(part.rows, part.layers[0].a.shape[0], part.layers[0].scale, part.mask) for part in parts]
         return tuple(outputs)
 
     @staticmethod
@@ -183,19 +194,35 @@ class _FusedBank(torch.autograd.Function):
                 plain = dense(weight).t() if transposed else dense(weight)
                 grad_x = grad @ plain if grad_x is None else grad_x.addmm_(grad, plain)
         saved, count, trained = iter(ctx.saved_tensors), len(ctx.bases), []
-        for rows, rank, scale, mask in ctx.parts:
+        for rows, window, own, rank, scale, mask in ctx.parts:
             dropped, down, low = next(saved), next(saved), next(saved)
             ups = [next(saved) for _ in range(count)]
-            own = [grad[rows] for grad in grads]
-            grad_low = joined([grad @ up for grad, up in zip(own, ups, strict=True)], dim=1)  # g·B, [rows, Σr]
+            seen = [grad[window] for grad in grads]
+            grad_low = _cleared(joined([grad @ up for grad, up in zip(seen, ups, strict=True)], dim=1), own)  # g·B, [window, Σr]
             grad_a = as_trained(grad_low.t() @ dropped).mul_(scale)
-            grad_b = [as_trained((one_low.t() @ grad).t()) for one_low, grad in zip(columns(low, rank), own, strict=True)]
+            grad_b = [as_trained((one_low.t() @ grad).t()) for one_low, grad in zip(columns(low, rank), seen, strict=True)]
             trained += [matrix for pair in zip(torch.split(grad_a, rank), grad_b, strict=True) for matrix in pair]
             if grad_x is not None and mask is None:
-                grad_x[rows].addmm_(grad_low, down)
+                grad_x[window].addmm_(grad_low, down)
             elif grad_x is not None:
-                grad_x[rows].addcmul_(grad_low @ down, mask)
+                grad_x[rows].addcmul_((grad_low @ down)[own], mask)
         return grad_x, None, None, *trained
+
+
+def _window(rows: slice, every: int) -> slice:
+    """The slice and the fewest rows beside it that make it a multiple of `MULTIPLE`, in a pass of so many rows."""
+    if every < LEAST_ROWS:
+        return rows
+    size = min(every, -(-(rows.stop - rows.start) // MULTIPLE) * MULTIPLE)
+    start = min(rows.start, every - size)
+    return slice(start, start + size)
+
+
+def _cleared(low: Tensor, own: slice) -> Tensor:
+    """`[window, Σr]` with zeros in the rows of others, in place."""
+    low[: own.start] = 0
+    low[own.stop :] = 0
+    return low
 
 
 def _frozen(layer: LoraLinear) -> list[Tensor]:

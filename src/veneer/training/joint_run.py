@@ -89,8 +89,8 @@ def _check(config: RunConfig) -> None:
     """Refuse what a run of several tasks does not do, all of it at once."""
     tasks, lora = config.tasks or {}, config.lora
     problems = [
-        f"{key}: each of the tasks has its own. Fix: tasks.{next(iter(tasks))}.{key}, and neither {key} at the top nor --{flag}"
-        for key, flag in _given_at_the_top(config).items()
+        f"{key}: each of the tasks has its own. Fix: tasks.{next(iter(tasks))}.{key} instead, and no flag for it"
+        for key in _given_at_the_top(config)
     ]
     problems += [
         f"tasks.{name}.data.train: no training file. Fix: the file's path" for name, task in tasks.items() if not task.data.train
@@ -117,11 +117,11 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("the tasks cannot be trained\n  " + "\n  ".join(problems))
 
 
-def _given_at_the_top(config: RunConfig) -> dict[str, str]:
-    """The keys at the top that belong to a task, each with its flag."""
+def _given_at_the_top(config: RunConfig) -> list[str]:
+    """The keys at the top that belong to a task."""
     plain, given = DataConfig().model_dump(), config.data.model_dump()
-    keys = {f"data.{key}": key.replace("_", "-") for key, value in given.items() if value != plain[key]}
-    return keys | ({"task": "task"} if config.task != "auto" else {})
+    keys = [f"data.{key}" for key, value in given.items() if value != plain[key]]
+    return [*keys, *(["task"] if config.task != "auto" else [])]
 
 
 def _read_all(config: RunConfig) -> dict[str, Material]:
