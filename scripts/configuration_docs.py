@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from veneer.config import PRESETS, SHORT_FORMS, RunConfig, Section
+from veneer.config import PRESETS, SHORT_FORMS, RunConfig, Section, TaskConfig
 from veneer.config_file import known_keys
 
 TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -25,6 +25,17 @@ flag. Later ones win: file, flags, `--set`. A preset named in the file gives wha
 from the task.
 """
 
+TASKS = """
+## Several tasks
+
+Each of `tasks` has a name, which is its folder's, and these keys ([how it works](multitask.md)); `data` and `task` are then not
+given at the top.
+
+| key | what it is |
+|---|---|
+| `tasks.NAME.data` | its section `data`, with the keys above |
+"""
+
 
 def render() -> str:
     """The page."""
@@ -38,10 +49,16 @@ def render() -> str:
     for section, rows in sections.items():
         heading = f"\n## {section or 'Top level'}\n\n| key | flag | default | what it is |\n|---|---|---|---|\n"
         parts.append(heading + "\n".join(rows) + "\n")
+    parts.append(TASKS + "".join(_task_row(name) for name in TaskConfig.model_fields if name != "data"))
     parts.append("\n## Presets\n\n| preset | gives |\n|---|---|\n")
     for preset, values in PRESETS.items():
         parts.append(f"| `{preset}` | {', '.join(f'`{key}: {value}`' for key, value in values.items())} |\n")
     return "".join(parts)
+
+
+def _task_row(name: str) -> str:
+    description = (TaskConfig.model_fields[name].description or "").replace("|", "\\|")
+    return f"| `tasks.NAME.{name}` | {description} |\n"
 
 
 def _default(key: str) -> str:

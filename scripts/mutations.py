@@ -46,7 +46,7 @@ BREAKS = (
     ),
     Break(
         "the running average is its formula",
-        "training/loop.py",
+        "training/weights.py",
         "share = 1 - min(decay, (1 + step) / (10 + step))",
         "share = 1 - decay",
         "training/test_loop.py::test_the_running_average_is_its_formula_and_what_is_evaluated_and_kept",

@@ -147,7 +147,11 @@ def test_a_base_in_bf16_has_a_head_and_an_adapter_in_float32(family: str, tiny_b
     logits.square().sum().backward()
     assert logits.dtype == torch.float32
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.trainable().values())
-    exact = compute_logits(adapted(tiny_base(family)), texts)
+    whole = adapted(tiny_base(family))
+    with torch.no_grad():
+        for name, parameter in whole.trainable().items():  # older versions draw a head for bf16 by other numbers
+            parameter.copy_(model.trainable()[name])
+    exact = compute_logits(whole, texts)
     assert (compute_logits(model, texts) - exact).abs().max() < 0.1 * exact.abs().max()
 
 

@@ -84,6 +84,10 @@ def find_base(name: str, *, weights: bool = True) -> BaseLocation:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _folder(name, folder)
+    if folder.is_file():
+        raise BaseError(
+            f"'{name}' is a file, not a base. Fix: minilm, a folder or a hub id; of a configuration, the base it names"
+        )
     try:
         cached = _cached(name, name, weights)
     except HFValidationError:

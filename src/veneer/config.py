@@ -9,12 +9,18 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from veneer.task_names import check_task_name, check_task_names
 
 Column = str | int
 Auto = Literal["auto"]
 LabelName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads the label 0 as a number
+TaskName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(check_task_name)]
 MethodName = Literal["lora", "adalora", "ia3", "adapter", "prefix", "prompt", "bitfit", "head", "top_layers", "full"]
+TaskKind = Literal["auto", "single_label", "multi_label"]
+Metric = Literal["accuracy", "macro_f1", "micro_f1", "weighted_f1", "subset_accuracy", "loss"]
+ClassWeights = Literal["balanced"] | dict[LabelName, float]
 Preset = Literal["light", "balanced", "strong", "regularised"]
 ATTENTION_ONLY = "query_value"
 PRESETS: dict[str, dict[str, Any]] = {
@@ -152,7 +158,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
         "adamw", description="adamw | adamw_8bit | paged_adamw_8bit: AdamW, its moments in float32 or in eight bits"
     )
-    class_weights: Literal["balanced"] | dict[LabelName, float] | None = Field(
+    class_weights: ClassWeights | None = Field(
         None,
         description="a weight a label, or balanced: n/(C·n_c) of n texts, n_c of them of the class; for multi-label "
         "sqrt(negatives/positives), at most 10",
@@ -204,19 +210,28 @@ def settle(training: TrainingConfig, texts: int) -> TrainingSettings:
 class EvaluationConfig(Section):
     """How a model is judged."""
 
-    metric: Literal["accuracy", "macro_f1", "micro_f1", "weighted_f1", "subset_accuracy", "loss"] = Field(
-        "macro_f1", description="the score on dev that picks the best adapter"
-    )
+    metric: Metric = Field("macro_f1", description="the score on dev that picks the best adapter")
     bootstrap: int = Field(1000, ge=0, description="resamples behind a 95 % interval; 0 for none")
     calibrate: bool = Field(True, description="fit probabilities and the decision rule on dev when training has ended")
     baseline: bool = Field(True, description="fit TF-IDF and logistic regression, too, for the verdict of the report")
+
+
+class TaskConfig(Section):
+    """One of several tasks that are trained together."""
+
+    task: TaskKind = Field("auto", description="auto | single_label | multi_label")
+    data: DataConfig = Field(default_factory=DataConfig)
+    metric: Metric | None = Field(
+        None, description="the score on dev that picks this task's best step; evaluation.metric when null"
+    )
+    class_weights: ClassWeights | None = Field(None, description="as training.class_weights, which is for all tasks")
 
 
 class RunConfig(Section):
     """Everything that decides a run. `config.yaml` of a run folder is this, resolved."""
 
     base: str = Field("minilm", description="minilm, a folder, or a model id of the hub")
-    task: Literal["auto", "single_label", "multi_label"] = Field("auto", description="auto | single_label | multi_label")
+    task: TaskKind = Field("auto", description="auto | single_label | multi_label")
     base_precision: Literal["auto", "nf4", "int8"] = Field(
         "auto",
         description="bits of the frozen base's linear layers: auto (as training.precision says) | nf4 | int8, computed in "
@@ -225,6 +240,12 @@ class RunConfig(Section):
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto | cls | mean | last")
     method: MethodName = Field("lora", description="of fine-tuning: " + " | ".join(get_args(MethodName)))
     data: DataConfig = Field(default_factory=DataConfig)
+    tasks: dict[TaskName, TaskConfig] | None = Field(
+        None, description="several tasks trained in one pass of the base: a name -> its data; see docs/multitask.md"
+    )
+    sampling_temperature: float = Field(
+        1.0, gt=0, description="of several tasks: texts of task i are drawn in proportion to n_i^(1/T); 1 by size, large evenly"
+    )
     verbaliser: VerbaliserConfig = Field(default_factory=VerbaliserConfig)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
@@ -232,6 +253,13 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     out: str | None = Field(None, description="run folder to write")
     seed: int = Field(42, ge=0, lt=2**63, description="seed of the split, the order, the initial adapter and dropout")
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: dict[str, TaskConfig] | None) -> dict[str, TaskConfig] | None:
+        if tasks is not None:
+            check_task_names(list(tasks))
+        return tasks
 
     @field_validator("verbaliser", mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from veneer.config import METHOD_DEFAULTS, PRESETS, SHORT_FORMS, RunConfig, Section
+from veneer.config import METHOD_DEFAULTS, PRESETS, SHORT_FORMS, DataConfig, RunConfig, Section, TaskConfig
 from veneer.errors import ConfigError
 from veneer.run_files import CONFIG_FILE
 
@@ -47,7 +47,13 @@ def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping
 
 def config_text(config: RunConfig) -> str:
     """The configuration as `config.yaml` holds it."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_NumberDumper, sort_keys=False, allow_unicode=True, width=120)
+    tree = config.model_dump(mode="json", exclude=set(unused_keys(config)))
+    return yaml.dump(tree, Dumper=_NumberDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def unused_keys(config: RunConfig) -> tuple[str, ...]:
+    """The keys at the top that do not count: of a run of several tasks those that each task has, else those of several tasks."""
+    return ("tasks", "sampling_temperature") if config.tasks is None else ("task", "data")
 
 
 def expand_short_forms(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,9 +195,17 @@ def _describe(errors: Sequence[Any]) -> list[str]:
     keys = known_keys()
     found: dict[str, list[Any]] = {}
     for item in errors:
-        parts = [str(part) for part in item["loc"]]
-        found.setdefault(".".join(parts[: 1 if parts[0] in keys else 2]), []).append(item)
+        found.setdefault(_key_of([str(part) for part in item["loc"]], keys), []).append(item)
     return [_describe_key(key, sorted(items, key=lambda item: len(item["loc"])), keys) for key, items in found.items()]
+
+
+def _key_of(parts: list[str], keys: Mapping[str, str]) -> str:
+    """The dotted key that the place of a problem is in."""
+    if parts[0] == "tasks" and len(parts) > 1:
+        name = parts[1] if re.fullmatch(r"[\w-]+", parts[1]) else repr(parts[1])  # it is nobody's who vouches for it
+        inside = [part for part in parts[2:4] if part != "[key]"]
+        return ".".join(["tasks", name, *inside[: 2 if inside[:1] == ["data"] else 1]])
+    return ".".join(parts[: 1 if parts[0] in keys else 2])
 
 
 def _describe_key(key: str, items: list[Any], keys: Mapping[str, str]) -> str:
@@ -206,8 +220,12 @@ def _describe_key(key: str, items: list[Any], keys: Mapping[str, str]) -> str:
 
 
 def _suggest(key: str) -> str:
-    keys = list(known_keys())
+    if inside := re.fullmatch(r"(tasks\.[^.]+\.)(.+)", key):
+        prefix, key = inside.groups()
+        keys = [f"data.{name}" for name in DataConfig.model_fields] + [name for name in TaskConfig.model_fields if name != "data"]
+    else:
+        prefix, keys = "", list(known_keys())
     name = key.rpartition(".")[2]
     near = [known for known in keys if known.rpartition(".")[2] == name][:1]  # the right name in the wrong section
     near = near or get_close_matches(key, [*keys, *(known.partition(".")[0] for known in keys)], n=1, cutoff=0.5)
-    return f". Did you mean '{near[0]}'?" if near else f". Known keys: {', '.join(keys)}"
+    return f". Did you mean '{prefix}{near[0]}'?" if near else f". Known keys: {', '.join(keys)}"

@@ -119,7 +119,10 @@ class Classifier(nn.Module):
         if self.words is not None:
             word_logits: Tensor = self.words(self._hidden(batch), batch.segments)
             return word_logits
-        pooled = self.pooled(batch)
+        return self.classify(self.pooled(batch))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """`[N, H]` float32 vectors of `pooled` -> `[N, C]` float32 logits by the head."""
         logits: Tensor = own_head(self.network, pooled) if self.head is None else self.head(pooled)
         return logits.float()
 

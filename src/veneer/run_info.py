@@ -19,7 +19,7 @@ from veneer.labels import LabelSet
 from veneer.methods import METHODS
 from veneer.packing import Pooling
 from veneer.quantise import BasePrecision
-from veneer.run_files import INFO_FILE
+from veneer.run_files import CONFIG_FILE, INFO_FILE
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 2
@@ -156,7 +156,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{folder} {_why_none(folder)}") from None
+        raise ArtifactError(f"{folder} {why_none(folder)}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {error}. {COPY_AGAIN}") from None
     if not isinstance(tree, dict):
@@ -211,7 +211,8 @@ def _check_calibration(folder: Path, info: ArtifactInfo) -> None:
             raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
 
 
-def _why_none(folder: Path) -> str:
+def why_none(folder: Path) -> str:
+    """What a folder without `veneer.json` is instead, and what to do."""
     if not folder.exists():
         return "does not exist. Fix: the folder that training wrote, as its --out or its last lines name it"
     if (folder / "checkpoints").is_dir():
@@ -223,6 +224,8 @@ def _why_none(folder: Path) -> str:
             f"is no run folder: it holds no {INFO_FILE}, but a plain transformers checkpoint, such as veneer merge writes. "
             "Fix: the folder of the run itself; a merged checkpoint is used with transformers, as its README.md says"
         )
+    if tasks := sorted(path.parent for path in folder.glob(f"*/{INFO_FILE}")) if (folder / CONFIG_FILE).is_file() else []:
+        return f"holds the runs of {len(tasks)} tasks trained together. Fix: one of them: {', '.join(map(str, tasks))}"
     return f"is no run folder: it holds no {INFO_FILE}"
 
 

@@ -23,6 +23,7 @@ SCRIPTS = [
     "dropout",
     "memory",
     "methods",
+    "multitask",
     "predict_speed",
     "qlora_cuda",
     "train_cuda",
@@ -112,6 +113,15 @@ def test_dropout_prints_a_table_a_dtype(
     start(load("dropout"), monkeypatch, "--rounds", 1, "--tokens", 8, "--widths", 16, "--json", tmp_path / "samples.json")
     assert capsys.readouterr().out.count("veneer's dropout_mask") == 2
     assert len(json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))["seconds"]) == 2
+
+
+def test_multitask_prints_three_ways_a_number_of_tasks(
+    load: Load, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--base", tiny_base("bert"), "--rounds", 1, "--steps", 1, "--rows", 90, "--tasks", 2, 3, "--batch-size", 6]
+    start(load("multitask"), monkeypatch, *flags)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| 2", "| 3"))]
+    assert [row.split("|")[2].strip() for row in rows] == 2 * ["together", "apart, the same steps", "apart, whole batches"]
 
 
 def test_attention_prints_a_row_a_length(load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,8 +261,8 @@ def assert_same_on(shared: nn.ModuleList, apart: nn.ModuleList, inputs: list[Ten
 
 
 def is_empty(shared: nn.ModuleList) -> bool:
-    group = shared[0]._group
-    return group._input is None and not group._waiting
+    outputs = shared[0]._group._outputs
+    return outputs._input is None and not outputs._waiting
 
 
 def test_layers_that_share_an_input_are_the_layers_apart() -> None:

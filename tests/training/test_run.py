@@ -307,7 +307,7 @@ def test_a_free_name_is_chosen(tmp_path: Path, tiny_base: Base, monkeypatch: pyt
     names = {"hub:glue/sst2": "sst2", "hub:imdb:train": "hub-imdb-train", "data/reviews.csv": "reviews"}
     for source, name in names.items():
         named = config.model_copy(update={"data": config.data.model_copy(update={"train": source})})
-        assert training_run._run_folder(named, resume=False) == Path("runs") / name
+        assert training_run.run_folder(named, resume=False) == Path("runs") / name
 
 
 def test_the_next_folder_that_is_free(tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config
     from veneer.config_file import load_config
+    from veneer.errors import ArtifactError
     from veneer.lora import apply_adapter, read_adapter
     from veneer.model import skeleton
-    from veneer.run_info import check_single, read_info
+    from veneer.run_files import CONFIG_FILE
+    from veneer.run_info import check_single, read_info, why_none
     from veneer.training.setup import method_of, method_plan
     from veneer.training.verbaliser import check_settings
     from veneer.word_model import word_skeleton
@@ -63,6 +65,8 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
         check_single(Path(what), info)
         config = run_config(Path(what), overrides)
         base, labels = info.base, labels or len(info.labels)
+    elif (Path(what) / CONFIG_FILE).is_file():
+        raise ArtifactError(f"{what} {why_none(Path(what))}")
     else:
         config = load_config(None, overrides)
         base = what

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,7 @@ import typer
 
 from veneer.cli import flags
 from veneer.cli.output import print_commands, print_lines, results
-from veneer.config import RunConfig
+from veneer.config import DataConfig, RunConfig
 from veneer.config_file import config_to_resume, load_config
 from veneer.errors import Interrupted
 
@@ -57,7 +59,16 @@ def train(
     source = config_to_resume(overrides) if resume and config is None else config
     run = load_config(source, overrides)
 
-    result = train_or_stop(run, resume=resume)
+    if run.tasks is None:
+        _show(train_or_stop(run, resume=resume), run.data)
+        return
+    for name, result in train_tasks_or_stop(run, resume=resume).items():
+        results().rule(f"task {name}", align="left")
+        _show(result, run.tasks[name].data)
+
+
+def _show(result: TrainingResult, data: DataConfig) -> None:
+    """What a run came to, and what to do with it."""
     from veneer.cli.scores import print_evaluation, print_findings
 
     console = results()
@@ -65,11 +76,11 @@ def train(
         print_evaluation(console, evaluation, name=split)
     print_findings(console, result.verdict, result.diagnosis)
     print_lines(console, f"Run folder: {result.folder}", f"One page to read: {result.folder / 'report.html'}")
-    example = ["--text", "your text", *(["--pair", "its pair"] if run.data.pair is not None else [])]
+    example = ["--text", "your text", *(["--pair", "its pair"] if data.pair is not None else [])]
     commands: list[list[object]] = [
         ["veneer", "predict", result.folder, *example],
         ["veneer", "predict", result.folder, "--interactive"],
-        ["veneer", "evaluate", result.folder, "--data", run.data.test or run.data.dev or "FILE"],
+        ["veneer", "evaluate", result.folder, "--data", data.test or data.dev or "FILE"],
         ["veneer", "report", result.folder, "--open"],
         ["veneer", "compare", result.folder, "--baselines"],
     ]
@@ -80,8 +91,22 @@ def train_or_stop(config: RunConfig, *, resume: bool = False) -> TrainingResult:
     """Train; where the person stops the run, say how to go on and end the command with 1."""
     from veneer import training
 
-    try:
+    with _told_when_stopped():
         return training.train(config, resume=resume)
+
+
+def train_tasks_or_stop(config: RunConfig, *, resume: bool = False) -> dict[str, TrainingResult]:
+    """As `train_or_stop`, of several tasks."""
+    from veneer import training
+
+    with _told_when_stopped():
+        return training.train_tasks(config, resume=resume)
+
+
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    try:
+        yield
     except Interrupted as stop:
         typer.echo(str(stop), err=True)
         raise typer.Exit(1) from None

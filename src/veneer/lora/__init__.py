@@ -3,6 +3,7 @@
 Knows torch and safetensors; does not know transformers, texts, labels or run folders.
 """
 
+from veneer.lora.bank import BankGroup, BankLinear, Routing
 from veneer.lora.combine import average_tensors, combine_adapters
 from veneer.lora.count import LayerRow, ParameterCounts, ParameterRow, adapted_layers, count_parameters, parameter_rows
 from veneer.lora.families import default_targets, query_value_targets
@@ -19,12 +20,15 @@ from veneer.lora.state import load_lora_state_dict, lora_state_dict
 __all__ = [
     "AdapterFile",
     "AdapterSettings",
+    "BankGroup",
+    "BankLinear",
     "FrozenLinear",
     "FrozenWeight",
     "LayerRow",
     "LoraLinear",
     "ParameterCounts",
     "ParameterRow",
+    "Routing",
     "SharedInput",
     "Spectrum",
     "adapted_layers",

@@ -73,12 +73,12 @@ class _FusedGroup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor | None, shape: _Shape, *flat: Any) -> tuple[Tensor, ...]:
         weights, biases, a, b = (flat[part::4] for part in range(4))
-        down = _joined(a).mul(shape.scale).to(x.dtype)  # s·A, [Σr, in]
+        down = joined(a).mul(shape.scale).to(x.dtype)  # s·A, [Σr, in]
         dropped = x if mask is None else x * mask
         low = dropped @ down.t()  # [T, Σr]
         ups = [one.to(x.dtype) for one in b if one is not None]
         outputs = []
-        for weight, bias, up, one_low in zip(weights, biases, ups, _columns(low, shape), strict=True):
+        for weight, bias, up, one_low in zip(weights, biases, ups, columns(low, shape.rank), strict=True):
             plain = dense(weight)
             y = torch.nn.functional.linear(x, plain.t() if shape.transposed else plain, bias)
             outputs.append(y.addmm_(one_low, up.t()))
@@ -99,19 +99,19 @@ class _FusedGroup(torch.autograd.Function):
         wants_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         flat: list[Tensor | None] = [None] * len(wanted)
         grad_lows, grad_x = [], None
-        for number, (grad, weight, up, one_low) in enumerate(zip(grads, weights, ups, _columns(low, shape), strict=True)):
+        for number, (grad, weight, up, one_low) in enumerate(zip(grads, weights, ups, columns(low, shape.rank), strict=True)):
             grad_lows.append(grad @ up)
             if wants_x:
                 plain = dense(weight).t() if shape.transposed else dense(weight)
                 grad_x = grad @ plain if grad_x is None else grad_x.addmm_(grad, plain)
             place = 4 * number
-            flat[place + 3] = _as_trained((one_low.t() @ grad).t())
+            flat[place + 3] = as_trained((one_low.t() @ grad).t())
             if wanted[place]:
                 flat[place] = x.t() @ grad if shape.transposed else grad.t() @ x
             if wanted[place + 1]:
                 flat[place + 1] = grad.sum(0)
-        grad_low = _joined(grad_lows, dim=1)  # g·B, [T, Σr]
-        grad_down = _as_trained(grad_low.t() @ dropped).mul_(shape.scale)
+        grad_low = joined(grad_lows, dim=1)  # g·B, [T, Σr]
+        grad_down = as_trained(grad_low.t() @ dropped).mul_(shape.scale)
         for number in range(shape.count):
             flat[4 * number + 2] = grad_down[number * shape.rank : (number + 1) * shape.rank]
         if grad_x is not None:
@@ -119,16 +119,17 @@ class _FusedGroup(torch.autograd.Function):
         return grad_x, None, None, *flat
 
 
-def _joined(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
+def joined(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
+    """Tensors as one; a single one as it is."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)  # type: ignore[arg-type, return-value]
 
 
-def _columns(low: Tensor, shape: _Shape) -> tuple[Tensor, ...]:
+def columns(low: Tensor, rank: int) -> tuple[Tensor, ...]:
     """`[T, Σr]` -> a layer's `[T, r]` each."""
-    return (low,) if shape.count == 1 else low.split(shape.rank, dim=1)  # type: ignore[no-untyped-call]
+    return (low,) if low.shape[1] == rank else low.split(rank, dim=1)  # type: ignore[no-untyped-call]
 
 
-def _as_trained(grad: Tensor) -> Tensor:
+def as_trained(grad: Tensor) -> Tensor:
     """A gradient in the layout and precision of the float32 parameters (float64 ones keep theirs)."""
     dtype = grad.dtype if grad.dtype == torch.float64 else torch.float32
     return grad.to(dtype, memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ Knows torch alone: no configuration, no model families, no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -90,6 +90,11 @@ class LoraLinear(nn.Module):
         (y,) = lora_linear_group(rows, (self.factors(),), self._mask(rows))
         return self.finished(y).view(*x.shape[:-1], self.out_features)
 
+    @property
+    def shared_input(self) -> SharedInput | None:
+        """The group of layers that read the same input as this one, if it is in one."""
+        return self._group
+
     def factors(self) -> Factors:
         """The layer's tensors, as the arithmetic takes them; `finished` does the rest."""
         bias = self.bias if self.lora_magnitude is None else None
@@ -146,32 +151,48 @@ class LoraLinear(nn.Module):
 
 
 class SharedInput:
-    """Adapted layers that read the same input, such as query, key and value: the first one called computes all of them.
-
-    The outputs of the others wait here until their layer is called with the very same tensor; a layer called with another one
-    (as in cross-attention) computes alone. Nothing waits longer than until the next input. Because of the waiting a model that
-    shares inputs serves one thread at a time.
-    """
+    """Adapted layers that read the same input, such as query, key and value: the first one called computes all of them."""
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
         if len({shared_traits(layer) for layer in layers}) != 1:
             raise ValueError("layers that share an input have one input width, rank, scale, dropout and kind of bias")
         self._layers = list(layers)
-        self._input: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
+        self._outputs = OutputsOfOneInput(self._compute)
         for layer in layers:
             layer._group = self
 
     def output(self, layer: LoraLinear, x: Tensor) -> Tensor:
         """`layer`'s output for `x`, `[..., in]` -> `[..., out]`."""
-        if x is not self._input or id(layer) not in self._waiting:
-            rows = x.reshape(-1, layer.in_features)
-            outputs = lora_linear_group(rows, tuple(one.factors() for one in self._layers), layer._mask(rows))
-            self._waiting = {
-                id(one): one.finished(y).view(*x.shape[:-1], -1) for one, y in zip(self._layers, outputs, strict=True)
-            }
+        return self._outputs.take(next(i for i, one in enumerate(self._layers) if one is layer), x)
+
+    def _compute(self, rows: Tensor) -> list[Tensor]:
+        outputs = lora_linear_group(rows, tuple(one.factors() for one in self._layers), self._layers[0]._mask(rows))
+        return [one.finished(y) for one, y in zip(self._layers, outputs, strict=True)]
+
+
+class OutputsOfOneInput:
+    """Lets the first of several layers that is called with an input compute the outputs of all.
+
+    Those of the others wait here until their layer is called with the very same tensor; a layer called with another one (as in
+    cross-attention) computes alone. Nothing waits longer than until the next input. Because of the waiting a model that shares
+    inputs serves one thread at a time.
+
+    Args:
+        compute: `[R, in]` rows -> an output `[R, out]` a layer.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        self._compute = compute
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    def take(self, number: int, x: Tensor) -> Tensor:
+        """The output of the layer `number` (from 0) for `x`, `[..., in]` -> `[..., out]`."""
+        if x is not self._input or number not in self._waiting:
+            outputs = self._compute(x.reshape(-1, x.shape[-1]))
+            self._waiting = {i: y.view(*x.shape[:-1], -1) for i, y in enumerate(outputs)}
             self._input = x
-        output = self._waiting.pop(id(layer))
+        output = self._waiting.pop(number)
         if not self._waiting:
             self._input = None
         return output

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from veneer.durable import sha256, sync_files, sync_folder
 from veneer.errors import ResumeError
-from veneer.model import Classifier
-from veneer.training.optim import moments, restore_moments
+from veneer.training.optim import Trained, moments, restore_moments
 
 FORMAT_VERSION = 2
 _KEPT = 2
@@ -47,6 +46,7 @@ class Progress:
         best_tensors: what was trained, as it was at the best step; empty before the first evaluation.
         course_tensors: what the method's course remembers; empty for a method without one.
         average_tensors: the running average of what is trained; empty before the first step, and where none is kept.
+        tasks: of several tasks trained together, the best of each by itself; its names are those of the task's own model.
     """
 
     step: int = 0
@@ -62,10 +62,17 @@ class Progress:
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     course_tensors: dict[str, Tensor] = field(default_factory=dict)
     average_tensors: dict[str, Tensor] = field(default_factory=dict)
+    tasks: dict[str, Progress] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        return {key: value for key, value in vars(self).items() if not key.endswith("_tensors")}
+        plain = {key: value for key, value in vars(self).items() if key != "tasks" and not key.endswith("_tensors")}
+        return plain | ({"tasks": {task: one.to_json() for task, one in self.tasks.items()}} if self.tasks else {})
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Progress:
+        """The inverse of `to_json`."""
+        return cls(**{**tree, "tasks": {task: cls.from_json(one) for task, one in tree.get("tasks", {}).items()}})
 
 
 class Checkpoints:
@@ -81,7 +88,7 @@ class Checkpoints:
         self._folder = folder / "checkpoints"
         self._identity = json.loads(json.dumps(identity))
 
-    def save(self, model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+    def save(self, model: Trained, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
         """Write a checkpoint; older ones but one are removed after it is there."""
         name = f"step-{progress.step:08d}"
         target, writing = self._folder / name, self._folder / f".{name}.writing"
@@ -104,14 +111,14 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def restore(self, model: Classifier, optimizer: torch.optim.Optimizer) -> Progress:
+    def restore(self, model: Trained, optimizer: torch.optim.Optimizer) -> Progress:
         """Bring model, optimiser and random generators to the newest whole checkpoint.
 
         Raises:
             ResumeError: there is none, it belongs to another run (every difference is named), or it lacks tensors of the model.
         """
         state, tensors = self._own()
-        progress = Progress(**state["progress"])
+        progress = Progress.from_json(state["progress"])
         _load_tensors(model, optimizer, progress, tensors)
         return progress
 
@@ -160,7 +167,7 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-*"))
 
 
-def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Tensor]:
+def _state_tensors(model: Trained, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Tensor]:
     tensors = {"rng/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
@@ -168,12 +175,14 @@ def _state_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress
         tensors[f"parameter/{name}"] = parameter.detach()
         tensors |= {f"{key}/{name}": value for key, value in moments(optimizer, parameter).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best_tensors.items()}
+    for task, one in progress.tasks.items():
+        tensors |= {f"best/{task}.{name}": tensor for name, tensor in one.best_tensors.items()}
     tensors |= {f"course/{name}": tensor for name, tensor in progress.course_tensors.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in progress.average_tensors.items()}
     return {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+def _load_tensors(model: Trained, optimizer: torch.optim.Optimizer, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
     shapes = {name: parameter.shape for name, parameter in model.trainable().items()}
     lacking = [name for name, shape in shapes.items() if getattr(tensors.get(f"parameter/{name}"), "shape", None) != shape]
     if lacking:
@@ -186,7 +195,9 @@ def _load_tensors(model: Classifier, optimizer: torch.optim.Optimizer, progress:
         for name, parameter in model.trainable().items():
             parameter.copy_(tensors[f"parameter/{name}"])
         restore_moments(optimizer, _moments_of(model.trainable(), tensors))
-    progress.best_tensors = _under("best/", tensors)
+    for task, one in progress.tasks.items():
+        one.best_tensors = _under(f"best/{task}.", tensors)
+    progress.best_tensors = {} if progress.tasks else _under("best/", tensors)
     progress.course_tensors = _under("course/", tensors)
     progress.average_tensors = _under("average/", tensors)
     torch.set_rng_state(tensors["rng/cpu"])

@@ -39,9 +39,10 @@ from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import judge_against_text
 from veneer.training.checkpoint import Progress
 from veneer.training.decisions import decide_judged
-from veneer.training.loop import Job, load_trained, trained_tensors
+from veneer.training.loop import Job
 from veneer.training.prepare import Material, Split
 from veneer.training.tracking import Tracker
+from veneer.training.weights import load_trained, trained_tensors
 
 PROBES = 16  # at most so many development texts have their logits compared after saving
 PROBE_TOLERANCE = 1e-5
@@ -198,7 +199,7 @@ def _facts(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
         metric=job.metric,
         best_step=progress.best_step,
         steps=progress.step,
-        epochs=progress.epoch + progress.batch * job.settings.batch_size / len(job.train),
+        epochs=progress.texts / len(job.train),
         seconds=round(progress.seconds, 3),
         texts_per_second=round(progress.texts / progress.seconds, 1),
         parameters={"lora": counts.lora, "trainable": counts.trainable, "total": counts.total},

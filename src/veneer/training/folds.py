@@ -37,11 +37,12 @@ from veneer.inference import compute_logits
 from veneer.labels import LabelSet
 from veneer.tasks import Task
 from veneer.training.checkpoint import Checkpoints
-from veneer.training.loop import fit, load_trained
+from veneer.training.loop import fit
 from veneer.training.prepare import encode_split
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
 from veneer.training.verbaliser import prompt_of
+from veneer.training.weights import load_trained
 
 _NEVER = 2**62  # steps between checkpoints: a fold that is stopped begins anew
 

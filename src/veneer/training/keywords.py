@@ -12,6 +12,7 @@ from rich.console import Console
 from veneer.config import Column, MethodName, Preset, RunConfig
 from veneer.config_file import config_to_resume, expand_short_forms, load_config
 from veneer.training.finish import TrainingResult
+from veneer.training.joint_run import train_tasks
 from veneer.training.run import train as train_config
 
 Source = str | PathLike[str]
@@ -58,7 +59,7 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     **keywords: Unpack[Keywords],
-) -> TrainingResult:
+) -> TrainingResult | dict[str, TrainingResult]:
     """Train an adapter and save it: `train(train="reviews.csv", text="review", label="sentiment", out="runs/reviews")`.
 
     Args:
@@ -68,6 +69,9 @@ def train(
         console: where progress is shown; standard error by default.
         keywords: see `Keywords`.
 
+    Returns:
+        The finished run; of a configuration with `tasks` a run for each, by the task's name.
+
     Raises:
         VeneerError: a ConfigError for a keyword or value that cannot be used, a DataError that lists what is wrong with the
             files; see `veneer.errors`.
@@ -76,4 +80,7 @@ def train(
     if resume and config is None:
         config = config_to_resume(overrides)
     source = config if isinstance(config, RunConfig) or config is None else str(config)
-    return train_config(load_config(source, overrides), resume=resume, console=console)
+    run = load_config(source, overrides)
+    if run.tasks is not None:
+        return train_tasks(run, resume=resume, console=console)
+    return train_config(run, resume=resume, console=console)

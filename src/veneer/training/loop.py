@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from veneer import lora
 from veneer.config import TrainingSettings
@@ -22,16 +20,71 @@ from veneer.inference import compute_logits
 from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch
+from veneer.packing.plan import Indices
 from veneer.tasks import Objective, Task
 from veneer.training.checkpoint import Checkpoints, Progress
 from veneer.training.interrupt import Interrupt
-from veneer.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from veneer.training.optim import Trained, build_optimizer, learning_rate_factor, set_learning_rate
 from veneer.training.prepare import Split
 from veneer.training.tracking import Tracker
+from veneer.training.weights import averaged, load_trained, move_average, trained_tensors
 
 STANDSTILL = 1e-10
 PROBE_STEPS = 3  # after this many steps the adapter must have moved
 MOST_SAMPLED = 1000  # training texts that are evaluated beside dev
+
+
+Judged = tuple[list[dict[str, Any]], list[str]]  # rows of `metrics.jsonl`, and lines for the person
+
+
+class Fits(Protocol):
+    """What the loop asks a job for; `Job` trains one task, `JointJob` several."""
+
+    @property
+    def model(self) -> Trained:
+        """What is trained."""
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """How."""
+
+    @property
+    def metric(self) -> str:
+        """The score on dev that picks the best step, by name."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        """fp16's gradient scaler, disabled otherwise."""
+
+    @property
+    def course(self) -> Course | None:
+        """What the method does beside the steps."""
+
+    @property
+    def lengths(self) -> Indices:
+        """`[N]` tokens of each training text."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+
+    def plan(self, epoch: int) -> list[Indices]:
+        """The batches of an epoch."""
+
+    def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
+        """`[K]`: what the texts of `part` add to the loss of each task in the step over `batches`; mean losses when added up."""
+
+    def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
+        """What a step's row says of its losses and of the norms of its gradients (of `clipped`): `loss` and `gradient_norm`."""
+
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """The parameters whose gradients are clipped together."""
+
+    def adapted_layers(self) -> dict[str, lora.LoraLinear]:
+        """Path -> adapted layer."""
+
+    def judge(self, progress: Progress) -> Judged:
+        """Score dev, and remember what is trained if it is the best so far."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +114,48 @@ class Job:
         return self.train.sample(min(len(self.dev), MOST_SAMPLED), self.seed)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
-        return math.ceil(math.ceil(len(self.train) / self.settings.batch_size) / self.settings.gradient_accumulation)
+    def lengths(self) -> Indices:
+        """`[N]` tokens of each training text."""
+        return self.train.texts.lengths
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.steps_per_epoch * self.settings.epochs
+        return steps_of(self.settings, len(self.train))
+
+    def plan(self, epoch: int) -> list[Indices]:
+        """The batches of an epoch."""
+        return plan_training(self.lengths, self.settings.batch_size, seed=self.seed, epoch=epoch)
+
+    def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
+        """`[1]`: the share of `part` in the mean loss of the texts of `batches`."""
+        logits = self.model(self.model.batch(self.train.texts, part.tolist()))
+        losses = self.task.losses(logits, self.train.targets[part].to(logits.device), self.objective)
+        return losses.sum().view(1) / sum(map(len, batches))
+
+    def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
+        """The loss of a step, and its gradient's norm."""
+        return {"loss": losses[0], "gradient_norm": norms[0]}
+
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """All that is trained."""
+        return [list(self.model.trainable().values())]
+
+    def adapted_layers(self) -> dict[str, lora.LoraLinear]:
+        """Path -> adapted layer."""
+        return lora.lora_layers(self.model.network)
+
+    def judge(self, progress: Progress) -> Judged:
+        """Score dev, remember the adapter if it is the best so far; score the sample of training texts, for the curves."""
+        return _judge(self, progress)
 
 
-def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = False) -> Progress:
+def steps_of(settings: TrainingSettings, texts: int) -> int:
+    """Optimiser steps of a run over so many texts an epoch."""
+    return math.ceil(math.ceil(texts / settings.batch_size) / settings.gradient_accumulation) * settings.epochs
+
+
+def fit(job: Fits, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = False) -> Progress:
     """Train to the end, or until no better score comes; the best adapter's tensors are in the result's `best_tensors`.
 
     The model is left as it was evaluated last: with the running average of its weights, where one is kept.
@@ -118,48 +202,7 @@ def fit(job: Job, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool = 
     return progress
 
 
-def trained_tensors(model: Classifier) -> dict[str, Tensor]:
-    """A copy of everything that is trained, by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.trainable().items()}
-
-
-def load_trained(model: Classifier, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `trained_tensors`."""
-    with torch.no_grad():
-        for name, parameter in model.trainable().items():
-            parameter.copy_(tensors[name])
-
-
-@contextmanager
-def averaged(model: Classifier, average: dict[str, Tensor]) -> Iterator[None]:
-    """The model with the running average of what is trained, for this block; as it is where there is none."""
-    if not average:
-        yield
-        return
-    latest = trained_tensors(model)
-    load_trained(model, average)
-    try:
-        yield
-    finally:
-        load_trained(model, latest)
-
-
-def move_average(model: Classifier, average: dict[str, Tensor], decay: float, step: int) -> None:
-    """Move the exponential moving average `average`, changed in place, on by the weights of a step.
-
-    `a <- d·a + (1 - d)·w` with `d = min(decay, (1 + t)/(10 + t))` after t steps, so that the first, poor weights are soon
-    forgotten.
-    """
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for name, parameter in model.trainable().items():
-            if name in average:
-                average[name].lerp_(parameter, share)
-            else:
-                average[name] = parameter.detach().clone()
-
-
-def start_optimizer(job: Job) -> torch.optim.Optimizer:
+def start_optimizer(job: Fits) -> torch.optim.Optimizer:
     """The optimiser of a job, before its first step."""
     settings = job.settings
     return build_optimizer(
@@ -172,13 +215,13 @@ def start_optimizer(job: Job) -> torch.optim.Optimizer:
     )
 
 
-def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, Any]]]:
+def _remaining(job: Fits, progress: Progress) -> Iterator[list[Indices]]:
     """The batches of each step still to do, `progress` moved on by each; none once `patience` is spent."""
     patience = job.settings.patience or math.inf
     group = job.settings.gradient_accumulation
     while progress.epoch < job.settings.epochs and progress.stale < patience:
-        plan = plan_training(job.train.texts.lengths, job.settings.batch_size, seed=job.seed, epoch=progress.epoch)
         epoch = progress.epoch
+        plan = job.plan(epoch)
         while progress.epoch == epoch and progress.stale < patience:
             batches = plan[progress.batch : progress.batch + group]
             progress.batch += len(batches)
@@ -188,52 +231,48 @@ def _remaining(job: Job, progress: Progress) -> Iterator[list[np.ndarray[Any, An
             yield batches
 
 
-def run_step(
-    job: Job, optimizer: torch.optim.Optimizer, progress: Progress, batches: list[np.ndarray[Any, Any]]
-) -> dict[str, Any]:
+def run_step(job: Fits, optimizer: torch.optim.Optimizer, progress: Progress, batches: list[Indices]) -> dict[str, Any]:
     """One optimiser step over the texts of `batches`; returns its row of `metrics.jsonl`."""
     start = time.perf_counter()
-    settings, model = job.settings, job.model
+    settings = job.settings
     factor = learning_rate_factor(progress.step - 1, job.steps, settings.warmup_ratio, settings.schedule)
     set_learning_rate(optimizer, factor)
     count = sum(len(batch) for batch in batches)
-    loss = torch.zeros((), device=model.device)
+    losses = torch.zeros(1, device=job.model.device)
     for batch in batches:
-        for part in split_batch(batch, job.train.texts.lengths, settings.tokens_per_pass):
-            logits = model(model.batch(job.train.texts, part.tolist()))
-            part_loss = job.task.losses(logits, job.train.targets[part].to(logits.device), job.objective).sum() / count
-            torch.autograd.backward(job.scaler.scale(part_loss))
-            loss += part_loss.detach()
+        for part in split_batch(batch, job.lengths, settings.tokens_per_pass):
+            part_losses = job.losses(part, batches)
+            torch.autograd.backward(job.scaler.scale(part_losses.sum()))
+            losses = losses + part_losses.detach()
     if job.course is not None:
         torch.autograd.backward(job.scaler.scale(job.course.penalty()))
     job.scaler.unscale_(optimizer)
     limit = settings.gradient_clip if settings.gradient_clip is not None else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], limit)
+    norms = [torch.nn.utils.clip_grad_norm_(together, limit) for together in job.clipped()]
     job.scaler.step(optimizer)
     job.scaler.update()
     if job.course is not None:
         job.course.after_step(progress.step)
         progress.course_tensors = job.course.state()
     if settings.ema_decay is not None:
-        move_average(model, progress.average_tensors, settings.ema_decay, progress.step)
+        move_average(job.model, progress.average_tensors, settings.ema_decay, progress.step)
     optimizer.zero_grad(set_to_none=True)
     progress.loss_scale = job.scaler.state_dict() or None
-    loss_value, norm_value = float(loss), float(norm)  # waits for the GPU, whose work is to be timed, too
+    told = job.row(losses.tolist(), list(map(float, norms)), batches)  # waits for the GPU, whose work is to be timed, too
     seconds = time.perf_counter() - start
     progress.seconds += seconds
     progress.texts += count
     return {
         "kind": "step",
         "step": progress.step,
-        "epoch": round(progress.epoch + progress.batch * settings.batch_size / len(job.train), 4),
-        "loss": loss_value,
+        "epoch": round(progress.texts / len(job.lengths), 4),
         "learning_rate": settings.learning_rate * factor,
-        "gradient_norm": norm_value,
+        **told,
         "texts_per_second": round(count / seconds, 1),
     }
 
 
-def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
+def _check(job: Fits, row: dict[str, Any], tracker: Tracker) -> None:
     """Stop a run that cannot succeed: a loss that is not finite, or an adapter that has not moved after the first steps."""
     skipped = job.scaler.is_enabled() and not math.isfinite(row["gradient_norm"])  # the scaler left that step out
     if not math.isfinite(row["loss"]) or not (math.isfinite(row["gradient_norm"]) or skipped):
@@ -242,7 +281,7 @@ def _check(job: Job, row: dict[str, Any], tracker: Tracker) -> None:
         )
     if row["step"] != min(PROBE_STEPS, job.steps):
         return
-    layers = lora.lora_layers(job.model.network)
+    layers = job.adapted_layers()
     still = [name for name, layer in layers.items() if _stands_still(layer)]
     if layers and len(still) == len(layers) and not skipped:  # a head alone has none
         raise TrainingError(
@@ -259,11 +298,11 @@ def _stands_still(layer: lora.LoraLinear) -> bool:
     return largest < STANDSTILL
 
 
-def _calmer(job: Job) -> str:
+def _calmer(job: Fits) -> str:
     return f"Fix: a lower training.learning_rate (now {job.settings.learning_rate:g}), or training.precision: fp32"
 
 
-def _too_large(job: Job, progress: Progress) -> str:
+def _too_large(job: Fits, progress: Progress) -> str:
     settings = job.settings
     return (
         f"step {progress.step}: the memory of the GPU does not hold a forward pass with its gradient. "
@@ -272,14 +311,22 @@ def _too_large(job: Job, progress: Progress) -> str:
     )
 
 
-def _evaluation_is_due(job: Job, progress: Progress) -> bool:
+def _evaluation_is_due(job: Fits, progress: Progress) -> bool:
     if job.settings.evaluate_every == "epoch":
         return progress.batch == 0
     return progress.step % job.settings.evaluate_every == 0 or progress.step == job.steps
 
 
-def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
-    """Score dev, remember the adapter if it is the best so far; score the sample of training texts beside it, for the curves."""
+def _evaluate(job: Fits, progress: Progress, tracker: Tracker) -> None:
+    rows, lines = job.judge(progress)
+    for row in rows:
+        tracker.record(row)
+    epoch, speed = progress.texts / len(job.lengths), progress.texts / progress.seconds if progress.seconds else 0.0
+    for line in lines:
+        tracker.say(f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  {line}  {speed:.0f} texts/s")
+
+
+def _judge(job: Job, progress: Progress) -> Judged:
     scores = _scores(job, job.dev)
     if not math.isfinite(scores["loss"]):
         raise TrainingError(f"step {progress.step}: the loss on dev is {scores['loss']}. {_calmer(job)}")
@@ -291,15 +338,9 @@ def _evaluate(job: Job, progress: Progress, tracker: Tracker) -> None:
         progress.best_tensors = trained_tensors(job.model)
     else:
         progress.stale += 1
-    epoch = progress.epoch + progress.batch * job.settings.batch_size / len(job.train)
-    row = {"kind": "evaluation", "step": progress.step, "epoch": round(epoch, 4)}
-    tracker.record({**row, "split": "dev", **scores})
-    tracker.record({**row, "split": "train", **_scores(job, job.train_sample)})
-    speed = progress.texts / progress.seconds if progress.seconds else 0.0
-    tracker.say(
-        f"epoch {epoch:.2f}  step {progress.step}/{job.steps}  dev loss {scores['loss']:.4f}  "
-        f"{job.metric} {scores[job.metric]:.4f}{' (best)' if best else ''}  {speed:.0f} texts/s"
-    )
+    row = {"kind": "evaluation", "step": progress.step, "epoch": round(progress.texts / len(job.train), 4)}
+    rows = [{**row, "split": "dev", **scores}, {**row, "split": "train", **_scores(job, job.train_sample)}]
+    return rows, [f"dev loss {scores['loss']:.4f}  {job.metric} {scores[job.metric]:.4f}{' (best)' if best else ''}"]
 
 
 def _is_better(score: float, loss: float, progress: Progress) -> bool:

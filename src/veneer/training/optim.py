@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from veneer.errors import ConfigError
-from veneer.model import Classifier
 from veneer.quantise import load_bitsandbytes
+
+
+class Trained(Protocol):
+    """What is trained: a `Classifier`, or several in one pass."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Turn dropout on or off."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, in a fixed order."""
+
+    def head_parameters(self) -> set[str]:
+        """Names of the heads' parameters among them."""
+
 
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
@@ -32,7 +49,7 @@ def check_optimizer(name: OptimizerName, device: torch.device) -> None:
 
 
 def build_optimizer(
-    model: Classifier,
+    model: Trained,
     learning_rate: float,
     head_learning_rate: float | None,
     weight_decay: float,

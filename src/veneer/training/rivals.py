@@ -39,10 +39,11 @@ from veneer.training.baselines import (
     majority,
 )
 from veneer.training.checkpoint import Checkpoints
-from veneer.training.loop import fit, load_trained
+from veneer.training.loop import fit
 from veneer.training.prepare import Material, Split, encode_split
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
+from veneer.training.weights import load_trained
 
 MAJORITY = "most frequent answer"
 EMBEDDINGS = "frozen embeddings + logistic regression"

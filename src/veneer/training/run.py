@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.table import Table
 from veneer import lora
 from veneer.bases import find_base, fingerprint, load_config, load_tokenizer
 from veneer.config import RunConfig, TrainingConfig, settle
-from veneer.config_file import config_text
+from veneer.config_file import config_text, unused_keys
 from veneer.config_file import load_config as load_run_config
 from veneer.data import render_problems
 from veneer.durable import write_text
@@ -50,9 +52,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         VeneerError: see `veneer.errors`; nothing of an earlier run is lost.
     """
     console = console or Console(stderr=True)
-    folder = _run_folder(config, resume)
+    folder = run_folder(config, resume)
     material = read_material(config)
-    setting = _prepare(config, folder, material, resume)
+    if resume:
+        config = as_before(config, folder)
+    setting = prepare(config, folder, material)
     job = make_job(
         setting.model,
         setting.config,
@@ -65,24 +69,31 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     checkpoints = Checkpoints(folder, _identity(setting))
     if resume:
         checkpoints.check()  # before anything in the folder is touched
-    _open_folder(setting, resume)
+    open_folder(folder, setting.config, resume)
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
-        try:
+        with how_to_go_on(folder):
             progress = fit(job, checkpoints, tracker, resume=resume)
             result = finish(setting, job, progress, tracker)
-        except (Interrupted, KeyboardInterrupt) as stop:
-            reason = str(stop) or "stopped"
-            raise Interrupted(f"{reason}. To go on: {resume_command(folder)}") from None
-        except Exception as error:
-            if (refusal := file_refusal(error)) is None or not has_checkpoint(folder):
-                raise
-            raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {resume_command(folder)}") from error
     checkpoints.remove()
     return result
 
 
-def _run_folder(config: RunConfig, resume: bool) -> Path:
+@contextmanager
+def how_to_go_on(folder: Path) -> Iterator[None]:
+    """Let what stops a run say by which command it goes on."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        reason = str(stop) or "stopped"
+        raise Interrupted(f"{reason}. To go on: {resume_command(folder)}") from None
+    except Exception as error:
+        if (refusal := file_refusal(error)) is None or not has_checkpoint(folder):
+            raise
+        raise TrainingError(f"{refusal}; a checkpoint is kept. Once it can: {resume_command(folder)}") from error
+
+
+def run_folder(config: RunConfig, resume: bool) -> Path:
     """The folder to write; refused where it holds something else, so that no work is ever overwritten."""
     if resume:
         if config.out is None:
@@ -107,7 +118,8 @@ def _run_folder(config: RunConfig, resume: bool) -> Path:
             other = " or --resume to go on with the unfinished run there" if unfinished else ""
             raise ConfigError(f"{folder} is not empty, and nothing is overwritten. Fix: another --out{other}")
         return folder
-    stem = Path(config.data.train or "run").stem.replace(":", "-") or "run"
+    named = "-".join(config.tasks)[:64] if config.tasks else config.data.train or "run"
+    stem = Path(named).stem.replace(":", "-") or "run"
     return free_folder(Path("runs") / stem)
 
 
@@ -124,23 +136,29 @@ def free_folder(stem: Path) -> Path:
     return next(folder for number in range(2, 10_000) if not (folder := stem.with_name(f"{stem.name}-{number}")).exists())
 
 
-def _open_folder(setting: Setting, resume: bool) -> None:
+def open_folder(folder: Path, config: RunConfig, resume: bool) -> None:
+    """Make a run's folder and write its configuration; what an earlier start left there goes, unless it goes on."""
     try:
-        setting.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             for name in (LOG_FILE, METRICS_FILE):
-                (setting.folder / name).unlink(missing_ok=True)
-        write_text(setting.folder / CONFIG_FILE, config_text(setting.config))
+                (folder / name).unlink(missing_ok=True)
+        write_text(folder / CONFIG_FILE, config_text(config))
     except OSError as error:
-        raise ConfigError(f"cannot write the run folder {setting.folder}: {error.strerror}. Fix: another --out") from None
+        raise ConfigError(f"cannot write the run folder {folder}: {error.strerror}. Fix: another --out") from None
 
 
-def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) -> Setting:
+def as_before(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration with the precision of the run that goes on: a timing may come out otherwise today."""
+    if config.training.precision != "auto":
+        return config
+    earlier = load_run_config(folder / CONFIG_FILE).training.precision
+    return config.model_copy(update={"training": config.training.model_copy(update={"precision": earlier})})
+
+
+def prepare(config: RunConfig, folder: Path, material: Material) -> Setting:
     """Base, tokenizer, model and encoded texts; the configuration with every `auto` replaced by what it came to."""
     _check_metric(config.evaluation.metric, material.task)
-    if resume and config.training.precision == "auto":  # a timing may come out otherwise today
-        earlier = load_run_config(folder / CONFIG_FILE).training.precision
-        config = config.model_copy(update={"training": config.training.model_copy(update={"precision": earlier})})
     precision = precision_of(config)
     base = find_base(config.base)
     limit = max_positions(load_config(base))
@@ -177,35 +195,70 @@ def _check_metric(metric: str, task: Task) -> None:
 
 def _identity(setting: Setting) -> dict[str, Any]:
     """What must not change between the parts of a resumed run."""
-    config = setting.config.model_dump(
-        mode="json", exclude={"out": True, "base": True, "evaluation": {"bootstrap", "baseline", "calibrate"}}
-    )
-    config["training"].pop("checkpoint_every")
-    for key in ("train", "dev", "test", "corrections"):  # their content counts, not their place
-        config["data"].pop(key)
     lengths = setting.splits["train"].texts.lengths
     plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
     return {
-        "configuration": config,
-        "data": {
-            name: {"file": getattr(setting.config.data, name), "rows": setting.material.rows[name], "fingerprint": found}
-            for name, found in setting.material.fingerprints.items()
-        },
+        "configuration": lasting(setting.config),
+        "data": files_of(setting),
         "labels": list(setting.material.labels),
         "base": setting.base_fingerprint,
         "batch plan": f"{plan} tokens={lengths.sum()}",
     }
 
 
+def lasting(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration must not change between the parts of a run; of its files the content counts, not the place."""
+    places = {"train", "dev", "test", "corrections"}
+    tree = config.model_dump(
+        mode="json",
+        exclude={
+            "out": True,
+            "base": True,
+            "evaluation": {"bootstrap", "baseline", "calibrate"},
+            "training": {"checkpoint_every"},
+            "data": places,
+            "tasks": {"__all__": {"data": places}},
+        },
+    )
+    return {key: value for key, value in tree.items() if key not in unused_keys(config)}
+
+
+def files_of(setting: Setting) -> dict[str, Any]:
+    """What must not change of a run's files, by split."""
+    return {
+        name: {"file": getattr(setting.config.data, name), "rows": setting.material.rows[name], "fingerprint": found}
+        for name, found in setting.material.fingerprints.items()
+    }
+
+
 def _announce(setting: Setting, tracker: Tracker) -> None:
     """What will be trained on what, before it starts."""
-    model, splits = setting.model, setting.splits
+    model = setting.model
+    announce_base(setting, tracker)
+    announce_texts(setting, tracker)
+    if setting.prompt is not None:
+        for line in describe(setting.prompt, setting.material.labels, setting.tokenizer, setting.splits["train"].texts):
+            tracker.say(line)
+    if (few := few_steps(setting.config, len(setting.splits["train"]))) is not None:
+        tracker.say(few)
+    tracker.show(parameter_table(model, setting.config.method))
+    tracker.say(f"if it stops: {resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
+
+
+def announce_base(setting: Setting, tracker: Tracker) -> None:
+    """What the base is, and what it computes in."""
+    model = setting.model
     tracker.say(f"base: {setting.base.description}")
     tracker.say(f"precision: {setting.precision.name} ({setting.precision.reason}); {_threads(torch.get_num_threads())}")
     if frozen := lora.frozen_elements(model):
         tracker.say(f"base precision: {frozen:,} weights of the base in {setting.config.base_precision}")
     if model.padding_reason is not None:
         tracker.say(f"texts are padded: {model.padding_reason}")
+
+
+def announce_texts(setting: Setting, tracker: Tracker) -> None:
+    """What it will be trained on, and what is odd about it."""
+    splits = setting.splits
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     tracker.say(f"data: {sizes} texts; {len(setting.material.labels)} labels, {setting.material.task.name}")
     if setting.material.corrected:
@@ -218,18 +271,11 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
             tracker.say(
                 f"{name}: {split.texts.cut:,} texts ({share:.1%}) are longer than {setting.config.data.max_length} tokens and cut"
             )
-    if setting.prompt is not None:
-        for line in describe(setting.prompt, setting.material.labels, setting.tokenizer, splits["train"].texts):
-            tracker.say(line)
-    if (few := _few_steps(setting)) is not None:
-        tracker.say(few)
-    tracker.show(_parameter_table(model, setting.config.method))
-    tracker.say(f"if it stops: {resume_command(setting.folder)}")  # said now, as a run that is killed says nothing
 
 
-def _few_steps(setting: Setting) -> str | None:
-    """A word on a run too short to learn much."""
-    training, texts = setting.config.training, len(setting.splits["train"])
+def few_steps(config: RunConfig, texts: int) -> str | None:
+    """A word on a run over so many texts that is too short to learn much."""
+    training = config.training
     given, advised = settle(training, texts), settle(TrainingConfig(**training.model_dump() | {"epochs": "auto"}), texts)
     batches = math.ceil(texts / given.batch_size)
     steps = math.ceil(batches / given.gradient_accumulation) * given.epochs
@@ -242,7 +288,8 @@ def _threads(count: int) -> str:
     return f"{count} thread" if count == 1 else f"{count} threads"
 
 
-def _parameter_table(model: Classifier, method: str) -> Table:
+def parameter_table(model: Classifier, method: str) -> Table:
+    """What is trained of a model, and its share."""
     counts = lora.count_parameters(model)
     others = "other trained" if method == "lora" else METHODS[method].trains
     head = sum(model.trainable()[name].numel() for name in model.head_parameters())
