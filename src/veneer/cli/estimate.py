@@ -80,7 +80,7 @@ def estimate(
             "verbaliser.template: only models with a head are estimated. "
             f"Fix: veneer doctor --data FILE --base {base} with the same settings, which measures"
         )
-    training = settle(config.training, MANY_TEXTS)
+    training = settle(config, MANY_TEXTS)
     config = config.model_copy(update={"training": training})
     location = find_base(base, weights=measure)
     texts = texts_a_pass(training.batch_size, config.data.max_length, config.training.tokens_per_pass)
@@ -185,7 +185,7 @@ def _measured(base: BaseLocation, config: RunConfig, method: str, labels: int) -
     names = LabelSet(tuple(str(i) for i in range(labels)))
     tokenizer = load_tokenizer(base)
     text = " ".join(["word"] * config.data.max_length)
-    count = settle(config.training, MANY_TEXTS).batch_size * (STEPS + 1)
+    count = settle(config, MANY_TEXTS).batch_size * (STEPS + 1)
     examples = [Example(text, None, (names[i % labels],), i + 1) for i in range(count)]
     with messages().status("timing some steps"):
         config = config.model_copy(update={"method": method})

@@ -164,7 +164,7 @@ def _prepare(config: RunConfig, folder: Path, material: Material, resume: bool) 
             "task": task.name,
             "pooling": model.plan.pooling,
             "out": str(folder),
-            "training": settle(config.training, len(splits["train"])).model_copy(update={"precision": precision.name}),
+            "training": settle(config, len(splits["train"])).model_copy(update={"precision": precision.name}),
         }
     )
     return Setting(config, folder, material, base, fingerprint(base), tokenizer, model, splits, precision, prompt)
@@ -184,7 +184,7 @@ def _identity(setting: Setting) -> dict[str, Any]:
     for key in ("train", "dev", "test", "corrections"):  # their content counts, not their place
         config["data"].pop(key)
     lengths = setting.splits["train"].texts.lengths
-    plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
+    plan = describe_plan(lengths, settle(setting.config, len(lengths)).batch_size, setting.config.seed)
     return {
         "configuration": config,
         "data": {
@@ -229,8 +229,9 @@ def _announce(setting: Setting, tracker: Tracker) -> None:
 
 def _few_steps(setting: Setting) -> str | None:
     """A word on a run too short to learn much."""
-    training, texts = setting.config.training, len(setting.splits["train"])
-    given, advised = settle(training, texts), settle(TrainingConfig(**training.model_dump() | {"epochs": "auto"}), texts)
+    config, texts = setting.config, len(setting.splits["train"])
+    free = TrainingConfig(**config.training.model_dump() | {"epochs": "auto"})
+    given, advised = settle(config, texts), settle(config.model_copy(update={"training": free}), texts)
     batches = math.ceil(texts / given.batch_size)
     steps = math.ceil(batches / given.gradient_accumulation) * given.epochs
     if steps >= FEW_STEPS or advised.epochs <= given.epochs:
