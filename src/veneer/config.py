@@ -125,6 +125,21 @@ class TuningSettings(Section):
     virtual_tokens: int = Field(10, ge=1, description="tokens that the methods prompt and prefix add to every text")
 
 
+# Of the sections `lora` and `tuning`, what a method reads.
+METHOD_SETTINGS: dict[MethodName, frozenset[str]] = {
+    "lora": frozenset(f"lora.{name}" for name in LoraSettings.model_fields),
+    "adalora": frozenset({"lora.rank", "lora.alpha", "lora.target_modules", "lora.layers"}),
+    "ia3": frozenset(),
+    "adapter": frozenset({"tuning.bottleneck"}),
+    "prefix": frozenset({"tuning.virtual_tokens"}),
+    "prompt": frozenset({"tuning.virtual_tokens"}),
+    "bitfit": frozenset(),
+    "head": frozenset(),
+    "top_layers": frozenset({"tuning.top_layers"}),
+    "full": frozenset(),
+}
+
+
 class TrainingConfig(Section):
     """How the adapter is trained."""
 
