@@ -43,7 +43,7 @@ LEARNING_RATES: dict[MethodName, float] = {
     "top_layers": 1e-4,
     "full": 5e-5,
 }
-RSLORA_SHARE, PISSA_SHARE = 0.4, 0.2
+RSLORA_SHARE, PISSA_SHARE = 0.4, 0.4
 
 
 class Section(BaseModel):

@@ -194,7 +194,7 @@ def _fresh(ground: Ground) -> Classifier:
 
 def _trained(ground: Ground, console: Console, name: str, method: str) -> Contender:
     material = ground.material
-    config = _by_method(ground.config, method)
+    config = by_method(ground.config, method)
     precision = precision_of(config)
     model = make_model(config, ground.base, len(material.labels), precision)
     job = make_job(model, config, material.task, material.labels, ground.splits["train"], ground.splits["dev"], precision)
@@ -212,7 +212,7 @@ def _trained(ground: Ground, console: Console, name: str, method: str) -> Conten
     )
 
 
-def _by_method(config: RunConfig, method: str) -> RunConfig:
+def by_method(config: RunConfig, method: str) -> RunConfig:
     """The run's configuration with another method, its learning rate and number format, and nothing of an adapter's own."""
     changes: dict[str, Any] = {
         "method": method,
