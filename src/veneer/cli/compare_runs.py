@@ -148,10 +148,13 @@ class SideBySide:
                 console.print(Text(f"          true: {', '.join(item['labels']) or 'no label'}; {'; '.join(said)}", "dim"))
 
     def _called(self, one: Scored) -> str:
-        """The folder's own name where no other has it, else its whole path."""
+        """The end of the folder's path that no other has: its own name, or with the folders above it as far as it takes."""
         folder = one.run.folder
-        alike = sum(other.run.folder.name == folder.name for other in self.scored)
-        return str(folder) if alike > 1 or not folder.name else folder.name
+        for length in range(1, len(folder.parts)):
+            end = folder.parts[-length:]
+            if sum(other.run.folder.parts[-length:] == end for other in self.scored) == 1:
+                return str(Path(*end))
+        return str(folder)
 
 
 def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
