@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +186,7 @@ def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, precis
     return model
 
 
-def _loss(model: Classifier, texts: int, length: int) -> Any:
+def _loss(model: Classifier, texts: int, length: int) -> Callable[[], Tensor]:
     import numpy as np
 
     from veneer.data import EncodedTexts
@@ -194,7 +195,12 @@ def _loss(model: Classifier, texts: int, length: int) -> Any:
     ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.uint8)
     encoded = EncodedTexts(ids, types, np.arange(texts + 1) * length, 0)
     batch = model.batch(encoded, range(texts))
-    return lambda: model(batch).sum()
+
+    def loss() -> Tensor:
+        total: Tensor = model(batch).sum()
+        return total
+
+    return loss
 
 
 def _measured(base: BaseLocation, config: RunConfig, labels: int) -> dict[str, Any]:
