@@ -57,6 +57,7 @@ def _flags() -> argparse.Namespace:
     flags.add_argument("--dropouts", type=float, nargs="+", default=[0.1], help="dropout on the input of A")
     flags.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds each setting is run with")
     flags.add_argument("--epochs", type=int, default=3, help="epochs of each run")
+    flags.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other keys, such as lora.init=pissa, for all")
     flags.add_argument("--pooling", default="auto", help="auto | cls | mean")
     flags.add_argument("--threads", type=int, default=cores(), help="torch's threads")
     flags.add_argument("--out", type=Path, default=Path("defaults.jsonl"), help="file of JSON lines to go on with")
@@ -72,6 +73,7 @@ def _use_threads(threads: int) -> None:
 def _grid(flags: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every setting, complete: it names a run wherever its line is read again."""
     fixed = {"data": flags.data, "rows": flags.rows, "epochs": flags.epochs, "pooling": flags.pooling}
+    fixed |= {"set": flags.set} if flags.set else {}
     axes = {name: getattr(flags, f"{name}s") for name in AXES} | {"seed": flags.seeds}
     for values in itertools.product(*axes.values()):
         yield fixed | dict(zip(axes, values, strict=True))
@@ -115,7 +117,7 @@ def _run(setting: dict[str, Any], keys: dict[str, Any], out: Path) -> dict[str, 
     """Train once; the best adapter's scores on dev."""
     from rich.console import Console
 
-    from veneer.config_file import load_config
+    from veneer.config_file import load_config, parse_assignments
     from veneer.training import train
 
     config = {
@@ -132,6 +134,7 @@ def _run(setting: dict[str, Any], keys: dict[str, Any], out: Path) -> dict[str, 
         "evaluation.baseline": False,
         "seed": setting["seed"],
         "out": str(out),
+        **parse_assignments(setting.get("set", [])),
     }
     begin = time.perf_counter()
     result = train(load_config(None, config), console=Console(quiet=True))
@@ -150,7 +153,8 @@ def _report(flags: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         scores = [_of(some, name).show(".4f") for name in metrics]
         lines.append([*(f"{value:g}" for value in values), *scores, f"{sum(row['seconds'] for row in some) / len(some):.0f}"])
     count = "all" if flags.rows is None else f"first {flags.rows:,}"
-    print(f"{flags.data}, {count} training rows, {flags.epochs} epochs, best epoch on dev; {len(flags.seeds)} seeds\n")
+    others = ", ".join(["", *flags.set])
+    print(f"{flags.data}, {count} training rows, {flags.epochs} epochs{others}, best epoch on dev; {len(flags.seeds)} seeds\n")
     print(markdown([*(axis.replace("_", " ") for axis in AXES), *(f"dev {name}" for name in metrics), "seconds a run"], lines))
 
 

@@ -16,13 +16,13 @@ from typing import Any
 from _data import shared_folder
 from _measure import Contestant, Sample, Work, Worker, cores, describe_machine, markdown, peak_bytes, progress, start
 
-# A row of the table -> what is set for it beside its method's defaults. Variants whose updates are larger take smaller steps.
+# A row of the table -> what is set for it. All else is as for whoever writes that and no more: `auto` epochs, batch and rate.
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "lora, rslora": {"lora.scaling": "rslora", "training.learning_rate": 2e-4},
+    "lora, rslora": {"lora.scaling": "rslora"},
     "lora, dora": {"lora.dora": True},
-    "lora, pissa": {"lora.init": "pissa", "training.learning_rate": 1e-4},
-    "lora, lora+": {"training.lora_plus_ratio": 4.0, "training.learning_rate": 2e-4},
+    "lora, pissa": {"lora.init": "pissa"},
+    "lora, lora+": {"training.lora_plus_ratio": 4.0},
     "adalora": {},
     "ia3": {},
     "adapter": {},
@@ -33,11 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "top_layers": {},
     "full": {},
 }
-# On few texts and many epochs the demo takes steps four times as large as the defaults, and so does every method here.
-SETS: dict[str, dict[str, Any]] = {
-    "demo": {"epochs": 12, "batch_size": 16, "rate": 4.0},
-    "sst2": {"epochs": 1, "batch_size": 32, "rate": 1.0},
-}
+EPOCHS: dict[str, int | str] = {"demo": "auto", "sst2": 1}
 SST2_ROWS = 20_000
 
 
@@ -60,11 +56,10 @@ def _flags() -> argparse.Namespace:
     flags = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    flags.add_argument("--data", nargs="+", choices=list(SETS), default=list(SETS), help="data sets")
+    flags.add_argument("--data", nargs="+", choices=list(EPOCHS), default=list(EPOCHS), help="data sets")
     flags.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME", help="of them")
     flags.add_argument("--rows", type=int, default=None, help=f"first rows of the training file; all, and {SST2_ROWS:,} of SST-2")
-    flags.add_argument("--epochs", type=int, default=None, help="epochs; 12 on the demo, 1 on SST-2")
-    flags.add_argument("--rate", type=float, default=None, help="multiple of the learning rates; 4 on the demo, 1 on SST-2")
+    flags.add_argument("--epochs", type=int, default=None, help="epochs; auto on the demo, 1 on SST-2")
     flags.add_argument("--base", default="minilm", help="base model")
     flags.add_argument("--threads", type=int, default=cores(), help="torch's threads")
     flags.add_argument("--out", type=Path, default=Path("methods"), help="folder of what is done")
@@ -73,8 +68,7 @@ def _flags() -> argparse.Namespace:
 
 def _measure(flags: argparse.Namespace, data: str, name: str, folder: Path) -> dict[str, Any]:
     """Train one method in a process of its own, and what it came to."""
-    setting = {"rows": flags.rows, "base": flags.base, **SETS[data]}
-    setting |= {key: value for key in ("epochs", "rate") if (value := getattr(flags, key)) is not None}
+    setting = {"rows": flags.rows, "base": flags.base, "epochs": flags.epochs or EPOCHS[data]}
     arguments = {"data": data, "method": name, "setting": setting, "folder": str(folder)}
     machine = describe_machine(flags.threads)
     with Worker(Contestant(name, build_method, arguments), flags.threads) as worker:
@@ -86,24 +80,18 @@ def build_method(data: str, method: str, setting: dict[str, Any], folder: str) -
     from rich.console import Console
 
     import veneer.training.run as training_run
-    from veneer.config import METHOD_DEFAULTS, RunConfig, settle
     from veneer.config_file import load_config
     from veneer.training.checkpoint import has_checkpoint
 
     place = Path(folder)
-    keys = _data_keys(data, setting["rows"], place)
-    usual = {"training.learning_rate": settle(RunConfig().training, 100_000).learning_rate}
-    usual |= METHOD_DEFAULTS.get(method.partition(",")[0], {}) | METHODS[method]
     config = load_config(
         None,
         {
-            **keys,
+            **_data_keys(data, setting["rows"], place),
             **METHODS[method],
             "base": setting["base"],
             "method": method.partition(",")[0],
             "training.epochs": setting["epochs"],
-            "training.batch_size": setting["batch_size"],
-            "training.learning_rate": usual["training.learning_rate"] * setting["rate"],
             "evaluation.baseline": False,
             "out": str(place / "run"),
         },
@@ -144,6 +132,8 @@ def _outcome(result: Any) -> dict[str, Any]:
         "stored_bytes": sum(path.stat().st_size for path in result.folder.glob("*.safetensors")),
         "seconds": training["seconds"],
         "best_step": training["best_step"],
+        "dev_score": result.evaluations["dev"].metrics[run.config.evaluation.metric].value,
+        "epochs": run.config.training.epochs,
         "learning_rate": run.config.training.learning_rate,
         "precision": run.config.training.precision,
     }
@@ -193,8 +183,8 @@ def _report(data: str, done: dict[str, dict[str, Any]]) -> None:
         cells = [f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f})", lead, f"{row['parameters']:,}"]
         cells += [f"{row['stored_bytes']:,}", f"{row['seconds']:.0f}", f"{row['training_peak_bytes'] / 2**20:,.0f}"]
         lines.append([name, *cells, f"{row['learning_rate']:g}", row["precision"]])
-    setting = first["setting"]
-    print(f"{data}: {len(targets):,} {first['split']} texts, {setting['epochs']} epochs, base {setting['base']}\n")
+    epochs = f"{first['epochs']} epoch{'s' if first['epochs'] > 1 else ''}"
+    print(f"{data}: {len(targets):,} {first['split']} texts, {epochs}, base {first['setting']['base']}\n")
     heads = [first["metric"], "lead over lora", "trained", "bytes stored", "seconds", "peak MiB", "learning rate", "base in"]
     print(markdown(["method", *heads], lines))
     if {"lora", "full"} <= done.keys():

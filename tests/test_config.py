@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from veneer.config import PRESETS, SHORT_FORMS, RunConfig, TrainingConfig, settle
+from veneer.config import (
+    LEARNING_RATES,
+    PISSA_SHARE,
+    PRESETS,
+    RSLORA_SHARE,
+    SHORT_FORMS,
+    MethodName,
+    RunConfig,
+    TrainingConfig,
+    settle,
+)
 from veneer.config_file import config_text, known_keys, load_config, parse_assignments
 from veneer.errors import ConfigError
 
@@ -217,13 +228,45 @@ def test_assignments_are_checked() -> None:
     ],
 )
 def test_few_texts_get_small_steps_and_enough_of_them(texts: int, epochs: int, batch_size: int, learning_rate: float) -> None:
-    settled = settle(TrainingConfig(), texts)
+    settled = settle(RunConfig(), texts)
     assert (settled.epochs, settled.batch_size, settled.learning_rate) == (epochs, batch_size, learning_rate)
 
 
 def test_what_is_given_is_not_settled_otherwise() -> None:
-    given = TrainingConfig(epochs=2, learning_rate=3e-4, gradient_accumulation=4)
+    given = RunConfig(method="full", training=TrainingConfig(epochs=2, learning_rate=3e-4, gradient_accumulation=4))
     settled = settle(given, 559)
     assert (settled.epochs, settled.batch_size, settled.learning_rate) == (2, 16, 3e-4)
-    assert settle(settled, 100_000) == settled
-    assert settle(TrainingConfig(batch_size=64, gradient_accumulation=4), 2560).epochs == 40
+    assert settle(RunConfig(training=settled), 100_000) == settled
+    assert settle(RunConfig(training=TrainingConfig(batch_size=64, gradient_accumulation=4)), 2560).epochs == 40
+
+
+def test_every_method_has_a_rate_of_its_own_and_few_texts_double_it() -> None:
+    assert LEARNING_RATES.keys() == set(get_args(MethodName))
+    for method in get_args(MethodName):
+        assert settle(RunConfig(method=method), 100_000).learning_rate == LEARNING_RATES[method]
+        assert settle(RunConfig(method=method), 500).learning_rate == 2 * LEARNING_RATES[method]
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"lora": {"scaling": "rslora"}}, RSLORA_SHARE),
+        ({"lora": {"init": "pissa"}}, PISSA_SHARE),
+        ({"lora": {"scaling": "rslora", "init": "pissa"}}, RSLORA_SHARE * PISSA_SHARE),
+        ({"training": {"lora_plus_ratio": 16}}, 1 / 4),
+        ({"lora": {"dora": True}}, 1.0),
+        ({"lora": {"scaling": "rslora"}, "training": {"learning_rate": 5e-4}}, 1.0),
+        ({"lora": {"scaling": "rslora"}, "method": "adapter"}, 1.0),  # which has no update to scale
+    ],
+)
+def test_variants_of_lora_take_smaller_steps(settings: dict[str, object], share: float) -> None:
+    assert settle(RunConfig.model_validate(settings), 100_000).learning_rate == pytest.approx(5e-4 * share)
+
+
+def test_another_method_does_not_take_over_a_rate() -> None:
+    assert load_config(None, {"method": "full"}).training.learning_rate == "auto"
+    assert load_config(None, {"method": "full", "training.learning_rate": 1e-4}).training.learning_rate == 1e-4
+    given = load_config(None, {"training.learning_rate": 3e-4})
+    assert load_config(given, {"method": "full"}).training.learning_rate == "auto"  # what was given was LoRA's
+    for same in ({"method": "lora"}, {"seed": 3}):
+        assert load_config(given, same).training.learning_rate == 3e-4

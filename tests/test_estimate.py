@@ -41,6 +41,11 @@ def saved(base: Path, texts: EncodedTexts, *, full: bool = False, **options: obj
     """Bytes of the distinct storages that autograd saves, the model's own and the bank of dropout masks apart."""
     model = build_classifier(find_base(str(base)), 3, **options)  # type: ignore[arg-type]
     model.requires_grad_(True) if full else adapt(model, AdapterPlan())
+    return saved_by(model, texts)
+
+
+def saved_by(model: Classifier, texts: EncodedTexts) -> int:
+    """As `saved`, of a model that is there."""
     model.train()
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     sizes: dict[int, int] = {}

@@ -35,19 +35,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.weight_decay": 0.05,
     },
 }
-# What a method trains by where nobody says otherwise: what is right for an adapter would wreck a whole encoder, and a lone head
-# takes far larger steps. Values of the measurements in docs/methods.md.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adalora": {"training.learning_rate": 2e-3},
-    "adapter": {"training.learning_rate": 5e-4},
-    "ia3": {"training.learning_rate": 5e-3},
-    "prefix": {"training.learning_rate": 5e-3},
-    "prompt": {"training.learning_rate": 5e-2},
-    "bitfit": {"training.learning_rate": 1e-3},
-    "full": {"training.learning_rate": 5e-5},
-    "head": {"training.learning_rate": 1e-2},
-    "top_layers": {"training.learning_rate": 1e-4},
+# What `training.learning_rate: auto` is over many texts: what is right for an adapter would wreck a whole encoder, and a lone
+# head takes far larger steps. Of the measurements in docs/methods.md, as are the shares of it that LoRA's variants take.
+LEARNING_RATES: dict[MethodName, float] = {
+    "lora": 5e-4,
+    "adalora": 2e-3,
+    "adapter": 5e-4,
+    "ia3": 5e-3,
+    "prefix": 5e-3,
+    "prompt": 5e-2,
+    "bitfit": 1e-3,
+    "head": 1e-2,
+    "top_layers": 1e-4,
+    "full": 5e-5,
 }
+RSLORA_SHARE, PISSA_SHARE = 0.4, 0.4
 
 
 class Section(BaseModel):
@@ -129,6 +131,21 @@ class TuningSettings(Section):
     virtual_tokens: int = Field(10, ge=1, description="tokens that the methods prompt and prefix add to every text")
 
 
+# Of the sections `lora` and `tuning`, what a method reads.
+METHOD_SETTINGS: dict[MethodName, frozenset[str]] = {
+    "lora": frozenset(f"lora.{name}" for name in LoraSettings.model_fields),
+    "adalora": frozenset({"lora.rank", "lora.alpha", "lora.target_modules", "lora.layers"}),
+    "ia3": frozenset(),
+    "adapter": frozenset({"tuning.bottleneck"}),
+    "prefix": frozenset({"tuning.virtual_tokens"}),
+    "prompt": frozenset({"tuning.virtual_tokens"}),
+    "bitfit": frozenset(),
+    "head": frozenset(),
+    "top_layers": frozenset({"tuning.top_layers"}),
+    "full": frozenset(),
+}
+
+
 class TrainingConfig(Section):
     """How the adapter is trained."""
 
@@ -139,7 +156,8 @@ class TrainingConfig(Section):
         "auto", description="texts a step; auto: 32, or 16 for fewer than 2,000 training texts"
     )
     learning_rate: Auto | Annotated[float, Field(gt=0)] = Field(
-        "auto", description="peak learning rate of the adapter; auto: 5e-4, or 1e-3 for fewer than 2,000 training texts"
+        "auto",
+        description="peak learning rate; auto: the method's own (5e-4 for lora), twice that for fewer than 2,000 training texts",
     )
     head_learning_rate: float | None = Field(None, gt=0, description="peak learning rate of the head; learning_rate when null")
     lora_plus_ratio: float | None = Field(
@@ -188,23 +206,6 @@ class TrainingSettings(TrainingConfig):
     epochs: int
     batch_size: int
     learning_rate: float
-
-
-FEW_TEXTS = 2000  # fewer training texts than this want small steps, and a higher rate: see docs/defaults.md
-FEWEST_STEPS = 400
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 40
-
-
-def settle(training: TrainingConfig, texts: int) -> TrainingSettings:
-    """What `auto` comes to for so many training texts; what is given stays as it is."""
-    few = texts < FEW_TEXTS
-    size = training.batch_size if training.batch_size != "auto" else 16 if few else 32
-    rate = training.learning_rate if training.learning_rate != "auto" else 1e-3 if few else 5e-4
-    epochs = training.epochs
-    if epochs == "auto":
-        steps = math.ceil(math.ceil(texts / size) / training.gradient_accumulation)
-        epochs = min(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / max(1, steps))), MOST_EPOCHS)
-    return TrainingSettings(**training.model_dump() | {"epochs": epochs, "batch_size": size, "learning_rate": rate})
 
 
 class EvaluationConfig(Section):
@@ -265,6 +266,34 @@ class RunConfig(Section):
     @classmethod
     def _no_verbaliser(cls, value: Any) -> Any:
         return {} if value is None else value
+
+
+FEW_TEXTS = 2000  # fewer training texts than this want small steps, and a higher rate: see docs/defaults.md
+FEWEST_STEPS = 400
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 40
+
+
+def settle(config: RunConfig, texts: int) -> TrainingSettings:
+    """What `auto` comes to for so many training texts; what is given stays as it is."""
+    training, few = config.training, texts < FEW_TEXTS
+    size = training.batch_size if training.batch_size != "auto" else 16 if few else 32
+    rate = training.learning_rate
+    if rate == "auto":
+        rate = float(f"{LEARNING_RATES[config.method] * _share_of_rate(config) * (2 if few else 1):.3g}")
+    epochs = training.epochs
+    if epochs == "auto":
+        steps = math.ceil(math.ceil(texts / size) / training.gradient_accumulation)
+        epochs = min(max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / max(1, steps))), MOST_EPOCHS)
+    return TrainingSettings(**training.model_dump() | {"epochs": epochs, "batch_size": size, "learning_rate": rate})
+
+
+def _share_of_rate(config: RunConfig) -> float:
+    """How much smaller than plain LoRA's the steps of its variants are, whose weights move further by a step of one size."""
+    if config.method != "lora":
+        return 1.0
+    share = RSLORA_SHARE if config.lora.scaling == "rslora" else 1.0
+    share *= PISSA_SHARE if config.lora.init == "pissa" else 1.0
+    return share / math.sqrt(config.training.lora_plus_ratio or 1.0)  # A's and B's geometric mean is LoRA's
 
 
 SHORT_FORMS: dict[str, str] = {

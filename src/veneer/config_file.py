@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from veneer.config import METHOD_DEFAULTS, PRESETS, SHORT_FORMS, DataConfig, RunConfig, Section, TaskConfig
+from veneer.config import PRESETS, SHORT_FORMS, DataConfig, RunConfig, Section, TaskConfig
 from veneer.errors import ConfigError
 from veneer.run_files import CONFIG_FILE
 
@@ -23,7 +23,8 @@ from veneer.run_files import CONFIG_FILE
 def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of a YAML file, or one made before, with `overrides` (dotted key -> value) laid over it.
 
-    A preset and a method give the values that nobody else sets; those among the overrides go before what the source says.
+    A preset gives the values that nobody else sets; one among the overrides goes before what the source says. So does a method
+    with its learning rate, where the source has another method.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is wrong; every problem is listed.
@@ -33,8 +34,10 @@ def load_config(source: str | Path | RunConfig | None = None, overrides: Mapping
     else:
         tree, where = ({}, "") if source is None else (_read_yaml(Path(source)), f"{source}: ")
     overrides = dict(overrides or {})
-    for key, value in _given_by(METHOD_DEFAULTS, overrides.get("method")) + _given_by(PRESETS, overrides.get("lora.preset")):
+    for key, value in _given_by_preset(overrides.get("lora.preset")):
         overrides.setdefault(key, value)
+    if overrides.get("method") not in (None, tree.get("method", "lora")):
+        overrides.setdefault("training.learning_rate", "auto")  # the source's is another method's
     for key, value in overrides.items():
         _put(tree, key, value)
     _apply_defaults(tree)
@@ -174,15 +177,15 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _given_by(table: Mapping[str, Mapping[str, Any]], name: object) -> list[tuple[str, Any]]:
-    """The keys and values that a preset's or a method's name stands for; none for what is no name of the table."""
-    return list(table.get(name if isinstance(name, str) else "", {}).items())
+def _given_by_preset(name: object) -> list[tuple[str, Any]]:
+    """The keys and values that a preset stands for; none for what is no name of one."""
+    return list(PRESETS.get(name if isinstance(name, str) else "", {}).items())
 
 
 def _apply_defaults(tree: dict[str, Any]) -> None:
     lora = tree.get("lora")
     preset = lora.get("preset", "balanced") if isinstance(lora, dict) else "balanced"
-    for key, value in _given_by(METHOD_DEFAULTS, tree.get("method")) + _given_by(PRESETS, preset):
+    for key, value in _given_by_preset(preset):
         section, name = key.split(".")
         if tree.get(section) is None:
             tree[section] = {}

@@ -10,7 +10,7 @@ Knows torch and tensors; does not know bases, configurations or how a model is b
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ DeviceType = Literal["cpu", "cuda"]
 
 KERNEL_ATTENTION = "veneer_kernel_shapes"
 _PRODUCTS = {"mm": 0, "addmm": 1, "addmm_": 1, "bmm": 0}  # which argument of an operation is its first matrix
-OPTIMIZER_STATES = 2  # AdamW's two moments, each as large as what is trained
+MOMENTS = 2  # of AdamW, each as large as what is trained
+FEWEST_OF_8_BITS, BLOCK_OF_8_BITS = 4096, 256  # bitsandbytes': fewer numbers stay float32, so many have a float32 scale together
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Memory:
         weights: of the base, frozen.
         trained: what is trained: the adapter and the head, or everything.
         gradients: of what is trained.
-        optimizer: its states.
+        optimizer: its states, and what a method remembers from step to step.
         activations: what the forward pass leaves behind for the backward pass.
         workspace: what comes on top of these while the two passes run.
         total: the most that is held at once. Where much is trained it is less than the sum of the parts: the last gradients come
@@ -59,7 +60,14 @@ class Memory:
         return asdict(self)
 
 
-def estimate_step(model: nn.Module, loss: Callable[[], Tensor], device: DeviceType) -> Memory:
+def estimate_step(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    device: DeviceType,
+    *,
+    optimizer: str = "adamw",
+    remembered: Callable[[], Iterable[Tensor]] = tuple,
+) -> Memory:
     """The memory of one step of AdamW on what `model` trains.
 
     Args:
@@ -67,6 +75,8 @@ def estimate_step(model: nn.Module, loss: Callable[[], Tensor], device: DeviceTy
         loss: runs the model on a batch on the meta device, and gives a scalar. It runs once beforehand, so that what is made once
             for all steps (a causal mask, say) does not count.
         device: where the step would run.
+        optimizer: adamw | adamw_8bit | paged_adamw_8bit.
+        remembered: called with the gradients in place; what the method keeps for the next step.
 
     Raises:
         RuntimeError, NotImplementedError: the model's code looks at numbers, which are not there.
@@ -80,8 +90,8 @@ def estimate_step(model: nn.Module, loss: Callable[[], Tensor], device: DeviceTy
         result = loss()
         activations = tracker.live
         torch.autograd.backward(result)
+    states = optimizer_bytes(model, optimizer) + sum(map(weight_bytes, remembered()))
     model.zero_grad(set_to_none=True)
-    states = OPTIMIZER_STATES * gradients
     step = max(tracker.peak, gradients)
     workspace = max(0, tracker.peak - activations - gradients)
     total = weights + trained + states + step
@@ -93,6 +103,17 @@ def stored_bytes(model: nn.Module) -> tuple[int, int]:
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     trained = sum(weight_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     return sum(map(weight_bytes, [*frozen, *model.buffers()])), trained
+
+
+def optimizer_bytes(model: nn.Module, name: str) -> int:
+    """Bytes of the moments of what `model` trains: float32, or with `adamw_8bit` a byte a number and a scale a block."""
+    total = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            numbers = parameter.numel()
+            small = name == "adamw" or numbers < FEWEST_OF_8_BITS
+            total += MOMENTS * (4 * numbers if small else numbers + 4 * -(-numbers // BLOCK_OF_8_BITS))
+    return total
 
 
 def weight_bytes(tensor: Tensor) -> int:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
@@ -39,6 +41,20 @@ ROWS_MULTIPLE = 32
 LEAST_ROWS = 256
 
 
+@dataclass
+class VirtualTokens:
+    """P tokens that a method adds to every text.
+
+    Attributes:
+        ids: theirs, beyond the vocabulary; none with most methods.
+        rows: `[N·P]`, where they lie in the flattened ids of the batch that is computed, text by text. The host finds them from
+            the texts' lengths, so that no device has to be waited for.
+    """
+
+    ids: tuple[int, ...] = ()
+    rows: Tensor | None = None
+
+
 class Classifier(nn.Module):
     """Base, LoRA and head.
 
@@ -54,7 +70,7 @@ class Classifier(nn.Module):
         padding_reason: why texts are padded, or None where they are packed.
         narrowed_query: path of the last layer's query, where that layer computes the pooled tokens alone; else None.
         base_dropout: the base's dropout layers that are on in training; none unless asked for.
-        virtual_tokens: ids beyond the vocabulary that every text is given, and that pooling leaves out; none with most methods.
+        virtual: tokens that every text is given, and that pooling leaves out; none with most methods.
         trained_heads: modules of the family's head that are trained in full, by name: its output layer, which a checkpoint made
             for other classes may hold too, and what the base's checkpoint did not hold.
     """
@@ -84,8 +100,8 @@ class Classifier(nn.Module):
             module.float()
             # BERT's encoder calls its pooler by itself too, with hidden states in the base's precision
             module.register_forward_pre_hook(_in_float32)
-        self.virtual_tokens: tuple[int, ...] = ()
         self.base_dropout: tuple[nn.Dropout, ...] = ()
+        self.virtual = VirtualTokens()
         self._first_position = first_position(config)
         self._pad_id = getattr(config.get_text_config(), "pad_token_id", None) or 0
         takes = inspect.signature(self.encoder.forward).parameters
@@ -132,18 +148,33 @@ class Classifier(nn.Module):
         if self.narrowed_query:
             return hidden.float()
         segments = batch.segments
-        if self.virtual_tokens:
-            hidden, segments = self._without_virtual(hidden, batch)
+        if self.virtual.ids:
+            hidden, segments = self._without_virtual(hidden, segments)
         return pool(hidden, segments, self.plan.pooling)
 
-    def _without_virtual(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Segments]:
+    def _without_virtual(self, hidden: Tensor, segments: Segments) -> tuple[Tensor, Segments]:
         """The hidden states of the texts' own tokens, and where these then lie."""
-        ids = batch.ids if isinstance(batch, PackedBatch) else batch.ids[batch.mask.bool()]
-        lengths = [length - len(self.virtual_tokens) for length in batch.segments.lengths]
-        return hidden[ids < self.virtual_tokens[0]], Segments.of(lengths, hidden.device)
+        added = len(self.virtual.ids)
+        own = np.delete(np.arange(sum(segments.lengths)), self._virtual_rows(np.cumsum((0, *segments.lengths[:-1]))))
+        lengths = [length - added for length in segments.lengths]
+        return hidden[torch.from_numpy(own).to(hidden.device)], Segments.of(lengths, hidden.device)
+
+    def _virtual_rows(self, starts: NDArray[Any]) -> NDArray[Any]:
+        """`[N·P]` rows of the virtual tokens of texts that begin at these rows."""
+        return (starts[:, None] + self._virtual_place + np.arange(len(self.virtual.ids))).reshape(-1)
+
+    @property
+    def _virtual_place(self) -> int:
+        """How many of a text's own tokens its virtual ones lie behind: the one that stands for the text, if that is its first."""
+        return 0 if self.plan.pooling == "last" else 1
 
     def _hidden(self, batch: Batch) -> Tensor:
         """`[T, H]` hidden states, texts end to end, whichever way the base ran; `[N, H]` where the last layer is narrowed."""
+        if self.virtual.ids:
+            lengths = batch.segments.lengths
+            packed = isinstance(batch, PackedBatch)
+            starts = np.cumsum((0, *lengths[:-1])) if packed else np.arange(len(lengths)) * batch.ids.shape[1]
+            self.virtual.rows = torch.from_numpy(self._virtual_rows(starts)).to(batch.ids.device)
         # Without it a causal base keeps every layer's keys and values for words to come.
         arguments: dict[str, Any] = {"use_cache": False} if self._takes_cache else {}
         if self._takes_types:
@@ -159,10 +190,10 @@ class Classifier(nn.Module):
         """The texts of these `indices` as this model takes them, on its device."""
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
-        if self.virtual_tokens:  # behind the token that stands for the text
-            at = 0 if self.plan.pooling == "last" else 1
-            ids = [np.insert(text, at, self.virtual_tokens) for text in ids]
-            types = [np.insert(text, at, [text[0]] * len(self.virtual_tokens)) for text in types]
+        if self.virtual.ids:
+            at = self._virtual_place
+            ids = [np.insert(text, at, self.virtual.ids) for text in ids]
+            types = [np.insert(text, at, [text[0]] * len(self.virtual.ids)) for text in types]
         if self.words is not None:
             ids, types = self.words.split(ids), self.words.split(types)
         if self.padding_reason is None:
@@ -244,6 +275,7 @@ def skeleton(
     *,
     pooling: str = "auto",
     dtype: torch.dtype = torch.float32,
+    base_precision: str = "auto",
     attention: str = packing.PACKED_ATTENTION,
 ) -> Classifier:
     """What `build_classifier` gives, without its weights: on the meta device, from the base's configuration alone.
@@ -270,6 +302,8 @@ def skeleton(
             network = AutoModel.from_config(config, **options, **encoder_options(config))  # type: ignore[no-untyped-call]
         network.requires_grad_(False)
         missing = _missing_head(network, base) if plan.own else ()
+    quantise(network, base_precision, skip=head_modules(network) if plan.own else ())
+    with torch.device("meta"):
         return Classifier(network, plan, num_labels, missing, padding_reason)
 
 

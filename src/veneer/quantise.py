@@ -65,6 +65,8 @@ class NF4Weight(FrozenWeight):
         self.shape, self._dtype = weight.shape, weight.dtype
         blocks = nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % _BLOCK)).view(-1, _BLOCK)
         functional = load_bitsandbytes("base_precision: nf4").functional
+        if weight.is_meta:  # the library keeps a table of codes, which for good would be one without numbers
+            functional.quantize_blockwise(torch.zeros(1))
         codes, state = functional.quantize_4bit(blocks, blocksize=_BLOCK, quant_type="nf4", compress_statistics=True)
         self._blocks, self._scale_block = blocks.shape, int(state.state2.blocksize)
         self.register_buffer("codes", codes)
@@ -128,7 +130,7 @@ def quantise(network: nn.Module, base_precision: str, *, skip: Collection[str]) 
             continue
         transposed = is_conv1d(module)
         weight = module.get_parameter("weight").detach()
-        there = weight.to(device)
+        there = weight if weight.is_meta else weight.to(device)
         frozen = NF4Weight(there) if base_precision == "nf4" else Int8Weight(there, transposed=transposed)
         layer = FrozenLinear(frozen.to(weight.device), module.bias, transposed=transposed, plain_type=type(module))  # type: ignore[arg-type]
         replace_module(network, name, layer.train(module.training))

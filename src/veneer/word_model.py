@@ -42,8 +42,14 @@ def build_word_classifier(
     return _word_classifier(network, prompt, softcap, padding_reason)
 
 
-def word_skeleton(base: BaseLocation, num_labels: int) -> Classifier:
-    """What `build_word_classifier` gives for any label words, without its weights, as `skeleton`.
+def word_skeleton(
+    base: BaseLocation,
+    num_labels: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = packing.PACKED_ATTENTION,
+) -> Classifier:
+    """What `build_word_classifier` gives for any label words of one token, without its weights, as `skeleton`.
 
     Raises:
         BaseError: the configuration cannot be used, or the base is not causal.
@@ -51,9 +57,13 @@ def word_skeleton(base: BaseLocation, num_labels: int) -> Classifier:
     config = load_config(base)
     softcap = word_softcap(config)
     tokens = tuple((label,) for label in range(num_labels))
+    options: dict[str, Any] = {"dtype": dtype}
+    if (padding_reason := packing_support(config)) is None:
+        packing.enable()
+        options["attn_implementation"] = attention
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        return _word_classifier(network, Prompt("", (), False, tokens, ()), softcap, packing_support(config))
+        network = AutoModelForCausalLM.from_config(config, **options)  # type: ignore[no-untyped-call]
+        return _word_classifier(network, Prompt("", (), False, tokens, ()), softcap, padding_reason)
 
 
 def _word_classifier(network: Any, prompt: Prompt, softcap: float | None, padding_reason: str | None) -> Classifier:

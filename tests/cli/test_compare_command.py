@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from toy_runs import run, toy_config, toy_rows, write_csv
-from veneer.cli import compare_baselines
+from veneer.cli import compare_baselines, compare_runs
+from veneer.config import RunConfig
 from veneer.predictor import load
 from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration
@@ -30,6 +31,21 @@ def two_runs(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple
     first = run(toy_config(folder, tiny_base(), out=str(folder / "first"), **test)).folder
     second = run(toy_config(folder, tiny_base(), out=str(folder / "second"), lora__rank=2, training__epochs=1, **test)).folder
     return first, second
+
+
+def test_of_other_methods_only_what_they_read_is_named() -> None:
+    """A rank is nothing to a run whose method has none; and what no method reads is no difference."""
+    settings: list[dict[str, Any]] = [
+        {"method": "lora", "lora": {"rank": 16}},
+        {"method": "full", "tuning": {"bottleneck": 8}},
+        {"method": "top_layers", "tuning": {"top_layers": 1}, "training": {"learning_rate": 1e-3}},
+    ]
+    assert compare_runs._differing([RunConfig.model_validate(one) for one in settings]) == {
+        "method": ["lora", "full", "top_layers"],
+        "lora.rank": [16, None, None],
+        "tuning.top_layers": [None, None, 1],
+        "training.learning_rate": ["auto", "auto", 1e-3],
+    }
 
 
 @pytest.fixture
@@ -151,12 +167,13 @@ def test_the_tables_of_runs(veneer: Veneer, two_runs: tuple[Path, Path]) -> None
 
 
 def test_a_run_and_its_copy_are_not_told_apart(veneer: Veneer, two_runs: tuple[Path, Path], tmp_path: Path) -> None:
-    """Of two folders of one name the whole paths are shown."""
+    """Of two folders of one name those above them are shown, too."""
     copy = Path(shutil.copytree(two_runs[0], tmp_path / "first"))
     result = veneer("compare", two_runs[0], copy)
     assert result.code == 0, result.err
     said = result.out.replace("\n", "")
-    assert f"{copy} and {two_runs[0]} are not told apart".replace(" ", "") in said.replace(" ", "")
+    names = ["/".join(folder.parts[-2:]) for folder in (copy, two_runs[0])]
+    assert f"{names[0]} and {names[1]} are not told apart".replace(" ", "") in said.replace(" ", "")
     assert "no difference" in said
 
 

@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+
+from veneer.config import MethodName
 
 Command = Callable[..., Any]
 Base = Callable[..., Path]
@@ -91,11 +93,46 @@ def test_times_at_a_rate_and_by_measuring(veneer: Command, tiny_base: Base) -> N
     assert "seconds a step" in veneer("estimate", tiny_base(), *SMALL, "--tflops", 2).out
 
 
+def test_every_method_can_be_asked_for(veneer: Command, tiny_base: Base) -> None:
+    trained = {}
+    for method in get_args(MethodName):
+        rows = document(veneer, tiny_base(), *SMALL, "--method", method)["estimates"]
+        assert {row["method"] for row in rows} == {method, "full"}
+        trained[method] = rows[0]["bytes"]["trained"]
+    assert len(set(trained.values())) == len(trained)
+    assert max(trained, key=lambda method: trained[method]) == "full"
+
+
+def test_fewer_bits_and_the_optimizers_states(veneer: Command, tiny_base: Base) -> None:
+    flags = ("--base-precision", "nf4", "--rank", 64, "--set", "training.optimizer=adamw_8bit")
+    rows = document(veneer, tiny_base("qwen2"), *SMALL, *flags)["estimates"]
+    assert {(row["method"], row["base_precision"]) for row in rows} == {("lora", "nf4"), ("full", "auto")}
+    assert rows[0]["bytes"]["optimizer"] < 2 * rows[0]["bytes"]["trained"]
+    assert "lora, fp32, nf4" in veneer("estimate", tiny_base("qwen2"), *SMALL, *flags, "--precision", "fp32").out
+    paged = document(veneer, tiny_base(), *SMALL, "--set", "training.optimizer=paged_adamw_8bit")["estimates"]
+    assert {row["device"] for row in paged} == {"cuda"}
+
+
+def test_by_label_words_there_is_no_head(veneer: Command, tiny_causal: Base) -> None:
+    headed, words = (
+        document(veneer, tiny_causal(), *SMALL, *flags)["estimates"][0]["bytes"]["trained"]
+        for flags in ((), ("--template", "{text} ="))
+    )
+    assert headed - words == 2 * 32 * 4
+
+
+def test_settings_of_lora_are_not_asked_of_full(veneer: Command, tiny_base: Base) -> None:
+    plain, dora = (document(veneer, tiny_base(), *SMALL, *flags)["estimates"] for flags in ((), ("--set", "lora.dora=true")))
+    assert dora[0]["bytes"]["trained"] > plain[0]["bytes"]["trained"]
+    assert dora[2] == plain[2]
+
+
 @pytest.mark.parametrize(
     ("flags", "shown"),
     [
-        (["--method", "dora"], "--method is one of lora, head, bitfit, top_layers, full, not 'dora'"),
+        (["--method", "dora"], "method: input should be 'lora', 'adalora'"),
         (["--tflops", "0"], "--tflops is a number above 0"),
+        (["--template", "{text} =", "--length-normalised"], "verbaliser.length_normalised: how often a text is read"),
     ],
 )
 def test_what_cannot_be_asked(veneer: Command, tiny_base: Base, flags: list[str], shown: str) -> None:

@@ -22,8 +22,7 @@ from toy_runs import metrics, outcome, run, run_interrupted, toy_config, toy_row
 from veneer.bases import find_base
 from veneer.cli import app
 from veneer.cli.compare_runs import compare_runs
-from veneer.config import METHOD_DEFAULTS, MethodName
-from veneer.config_file import load_config
+from veneer.config import MethodName
 from veneer.data import encode
 from veneer.errors import ConfigError, InputError, LoraError
 from veneer.export.merged import merge_run
@@ -125,7 +124,6 @@ def fresh(trained: dict[str, Trained], tmp_path_factory: pytest.TempPathFactory)
 
 def test_every_method_has_a_case_and_a_name_in_the_configuration() -> None:
     assert {case.method for case in CASES.values()} == METHODS.keys() == set(get_args(MethodName))
-    assert METHOD_DEFAULTS.keys() <= METHODS.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -207,15 +205,6 @@ def test_compare_names_the_methods(trained: dict[str, Trained]) -> None:
     assert [one.run.parameters for one in compared.scored] == [
         trained[name].result.report["parameters"]["trainable"] for name in ("lora", "bitfit", "full")
     ]
-
-
-def test_a_method_gives_its_learning_rate_where_nobody_says_otherwise() -> None:
-    rate = METHOD_DEFAULTS["full"]["training.learning_rate"]
-    assert load_config(None, {"method": "full"}).training.learning_rate == rate
-    assert load_config(None, {"method": "full", "training.learning_rate": 1e-4}).training.learning_rate == 1e-4
-    given = load_config(None, {"training.learning_rate": 3e-4})
-    assert load_config(given, {"method": "full"}).training.learning_rate == rate  # what is asked for last
-    assert load_config(given, {"seed": 3}).training.learning_rate == 3e-4
 
 
 def test_a_prompt_leaves_less_room_for_texts(tmp_path: Path, tiny_base: Base) -> None:

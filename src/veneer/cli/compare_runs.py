@@ -15,6 +15,7 @@ from rich.text import Text
 
 from veneer.cli.compare_baselines import difference_json, show_difference, show_interval, show_p
 from veneer.cli.compared_run import ComparedRun, open_run
+from veneer.config import METHOD_SETTINGS, MethodName, RunConfig
 from veneer.data import Example, fingerprint
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.comparison import Compared, Difference, compare_decisions, right_texts, score_interval
@@ -147,10 +148,13 @@ class SideBySide:
                 console.print(Text(f"          true: {', '.join(item['labels']) or 'no label'}; {'; '.join(said)}", "dim"))
 
     def _called(self, one: Scored) -> str:
-        """The folder's own name where no other has it, else its whole path."""
+        """The end of the folder's path that no other has: its own name, or with the folders above it as far as it takes."""
         folder = one.run.folder
-        alike = sum(other.run.folder.name == folder.name for other in self.scored)
-        return str(folder) if alike > 1 or not folder.name else folder.name
+        for length in range(1, len(folder.parts)):
+            end = folder.parts[-length:]
+            if sum(other.run.folder.parts[-length:] == end for other in self.scored) == 1:
+                return str(Path(*end))
+        return str(folder)
 
 
 def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
@@ -178,7 +182,7 @@ def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
         decisions = run.decide(split, base)
         scored.append(Scored(run, score_interval(compared, decisions), decisions))
     duels = tuple(_duel(compared, scored[0], other, examples) for other in scored[1:])
-    return SideBySide(split, compared, _differing([run.config.model_dump(mode="json") for run in runs]), tuple(scored), duels)
+    return SideBySide(split, compared, _differing([run.config for run in runs]), tuple(scored), duels)
 
 
 def _check_same(first: ComparedRun, other: ComparedRun, split: str) -> None:
@@ -229,17 +233,33 @@ def _decided(decision: NDArray[Any], labels: tuple[str, ...]) -> list[str]:
     return [labels[int(i)] for i in (np.flatnonzero(decision) if decision.ndim else [decision])]
 
 
-def _differing(trees: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted key -> its value in each configuration, of the keys whose values differ; the folder itself is none."""
-    flat = [
-        {
-            f"{section}.{key}" if isinstance(tree[section], dict) else section: value
-            for section in tree
-            for key, value in (tree[section].items() if isinstance(tree[section], dict) else [("", tree[section])])
-        }
-        for tree in trees
-    ]
-    return {key: [one[key] for one in flat] for key in flat[0] if key != "out" and any(one[key] != flat[0][key] for one in flat)}
+def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """Dotted key -> its value in each configuration, of the keys whose values differ; the folder itself is none.
+
+    None stands for a setting that the run's method does not read; one that none of the methods reads is left out.
+    """
+    flat = [_flat(config) for config in configs]
+    differing: dict[str, list[Any]] = {}
+    for key in flat[0]:
+        if key != "out" and any(one[key] != flat[0][key] for one in flat):
+            values = [one[key] if _reads(config.method, key) else None for config, one in zip(configs, flat, strict=True)]
+            if any(value is not None for value in values):
+                differing[key] = values
+    return differing
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value."""
+    tree = config.model_dump(mode="json")
+    return {
+        f"{section}.{key}" if isinstance(tree[section], dict) else section: value
+        for section in tree
+        for key, value in (tree[section].items() if isinstance(tree[section], dict) else [("", tree[section])])
+    }
+
+
+def _reads(method: MethodName, key: str) -> bool:
+    return key in METHOD_SETTINGS[method] or not key.startswith(("lora.", "tuning."))
 
 
 def _name(compared: Compared) -> str:

@@ -81,7 +81,7 @@ def _examine(config: RunConfig) -> _Report:
     seen = LabelSet.from_labels(label for example in train.examples for label in example.labels)
     labels = LabelSet(columns.label_names) if columns.label_names else seen
     texts = _training_texts(config, rows)
-    training = settle(config.training, texts)
+    training = settle(config, texts)
     config = config.model_copy(update={"training": training})
     # measured first, so that the peak of memory is that of training
     tokenization, measurement, found = _with_base(config, train, labels, task)

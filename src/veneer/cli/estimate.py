@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,18 +15,17 @@ from veneer.cli.output import messages, print_json, print_lines, results
 from veneer.errors import BaseError, ConfigError, InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from veneer.bases import BaseLocation
-    from veneer.config import RunConfig
+    from veneer.config import RunConfig, TrainingConfig
     from veneer.estimate import DeviceType, Memory
     from veneer.model import Classifier
 
-METHODS = ("lora", "head", "bitfit", "top_layers", "full")  # the others' parts are made by their libraries, with numbers
 MANY_TEXTS = 100_000  # what `auto` settings mean here
+MANY_STEPS = 10_000  # of a course, whose first step is run
 PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "workspace")
 
-_METHOD = typer.Option(
-    "--method", metavar="NAME", help=f"what is trained: {' | '.join(METHODS)}; full is shown beside the others"
-)
 _LABELS = typer.Option("--labels", metavar="N", min=1, help="number of labels")
 _TFLOPS = typer.Option("--tflops", metavar="X", help="give times at this rate, in 10¹² operations a second", show_default=False)
 _MEASURE = typer.Option("--measure", help="time some steps here, which needs the base's weights")
@@ -39,18 +39,22 @@ class Column:
     method: str
     checkpointing: bool
     precision: str
+    base_precision: str
     memory: Memory
 
 
 def estimate(
     context: typer.Context,
     base: Annotated[str, typer.Argument(metavar="BASE", help="a base: its configuration alone is read", show_default=False)],
-    method: Annotated[str, _METHOD] = "lora",
+    method: flags.Method = None,
     labels: Annotated[int, _LABELS] = 2,
     batch_size: flags.BatchSize = None,
     max_length: flags.MaxLength = None,
     precision: flags.Precision = None,
+    base_precision: flags.BasePrecision = None,
     pooling: flags.Pooling = None,
+    template: flags.Template = None,
+    length_normalised: flags.LengthNormalised = None,
     preset: flags.Preset = None,
     rank: flags.Rank = None,
     alpha: flags.Alpha = None,
@@ -66,51 +70,53 @@ def estimate(
     weights are needed.
     """
     from veneer.bases import find_base
-    from veneer.config import settle
+    from veneer.config import VerbaliserConfig, settle
     from veneer.config_file import load_config
     from veneer.estimate import texts_a_pass
+    from veneer.training.rivals import by_method
 
-    if method not in METHODS:
-        raise ConfigError(f"--method is one of {', '.join(METHODS)}, not '{method}'")
     if tflops is not None and not tflops > 0:
         raise InputError(f"--tflops is a number above 0, not {tflops:g}")
     config = load_config(None, flags.overrides_of({**context.params, "base": base}, settings))
-    if config.verbaliser.template is not None:
+    if config.verbaliser.length_normalised:
         raise ConfigError(
-            "verbaliser.template: only models with a head are estimated. "
+            "verbaliser.length_normalised: how often a text is read depends on the words' tokens, which are not looked at here. "
             f"Fix: veneer doctor --data FILE --base {base} with the same settings, which measures"
         )
-    training = settle(config.training, MANY_TEXTS)
+    training = settle(config, MANY_TEXTS)
     config = config.model_copy(update={"training": training})
+    full = by_method(config, "full").model_copy(update={"verbaliser": VerbaliserConfig()})  # with a head, as it must be
+    ways = [config] if config.method == "full" else [config, full]
     location = find_base(base, weights=measure)
-    texts = texts_a_pass(training.batch_size, config.data.max_length, config.training.tokens_per_pass)
+    texts = texts_a_pass(training.batch_size, config.data.max_length, training.tokens_per_pass)
     with messages().status("running a step without numbers"):
         columns = [
-            _column(location, config, device, one, checkpointing, labels, texts)
-            for device in _devices(config.training.precision)
-            for one in dict.fromkeys((method, "full"))
+            _column(location, one, device, checkpointing, labels, texts)
+            for device in _devices(training)
+            for one in ways
             for checkpointing in (False, True)
         ]
     passes = -(-training.batch_size // texts)
-    measured = _measured(location, config, method, labels) if measure else None
+    measured = _measured(location, config, labels) if measure else None
     if json:
         print_json(_document(config, columns, texts, passes, tflops, measured))
     else:
         _show(results(), config, columns, texts, passes, tflops, measured)
 
 
-def _devices(precision: str) -> tuple[DeviceType, ...]:
-    return ("cuda",) if precision == "fp16" else ("cpu", "cuda")
+def _devices(training: TrainingConfig) -> tuple[DeviceType, ...]:
+    alone_on_gpu = training.precision == "fp16" or training.optimizer == "paged_adamw_8bit"
+    return ("cuda",) if alone_on_gpu else ("cpu", "cuda")
 
 
-def _precision(config: RunConfig, device: DeviceType, method: str) -> str:
+def _precision(config: RunConfig, device: DeviceType) -> str:
     """What the base would run in; weights of it that are trained are float32."""
     import torch
 
     from veneer.precision import choose_precision
     from veneer.training.setup import method_of, method_plan
 
-    asked, config = config.training.precision, config.model_copy(update={"method": method})
+    asked = config.training.precision
     if method_of(config).trains_base(method_plan(config)):
         return "fp32"
     if asked == "auto" and device == "cuda":
@@ -118,28 +124,40 @@ def _precision(config: RunConfig, device: DeviceType, method: str) -> str:
     return choose_precision(asked, torch.device(device)).name
 
 
-def _column(
-    base: BaseLocation, config: RunConfig, device: DeviceType, method: str, checkpointing: bool, labels: int, texts: int
-) -> Column:
+def _column(base: BaseLocation, config: RunConfig, device: DeviceType, checkpointing: bool, labels: int, texts: int) -> Column:
     from veneer.adaptation import checkpoint_activations
     from veneer.estimate import estimate_step
+    from veneer.training.setup import method_of, method_plan
 
-    precision = _precision(config, device, method)
-    model = meta_model(base, config, device, method, precision, labels)
+    precision = _precision(config, device)
+    model = meta_model(base, config, device, precision, labels)
     if checkpointing:
         checkpoint_activations(model)
     model.train()
+    loss, course = _loss(model, texts, config.data.max_length), None
+    if (make := method_of(config).course) is not None:
+        course = make(model, method_plan(config), MANY_STEPS)
+
+    def whole_loss() -> Tensor:
+        return loss() if course is None else loss() + course.penalty()
+
+    def remembered() -> list[Tensor]:
+        if course is None:
+            return []
+        course.after_step(1)
+        return list(course.state().values())
+
     try:
-        memory = estimate_step(model, _loss(model, texts, config.data.max_length), device)
+        memory = estimate_step(model, whole_loss, device, optimizer=config.training.optimizer, remembered=remembered)
     except (RuntimeError, NotImplementedError) as error:
         raise BaseError(
             f"a step of {base.name} cannot be run without numbers: the code of {model.config.model_type} looks at them "
             f"({' '.join(str(error).split())[:100]}). Fix: veneer doctor --data FILE --base {base.name}, which measures"
         ) from None
-    return Column(device, method, checkpointing, precision, memory)
+    return Column(device, config.method, checkpointing, precision, config.base_precision, memory)
 
 
-def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, method: str, precision: str, labels: int) -> Classifier:
+def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, precision: str, labels: int) -> Classifier:
     """The model to be trained, without its weights."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -148,6 +166,8 @@ def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, method
     from veneer.packing import PACKED_ATTENTION
     from veneer.precision import DTYPES
     from veneer.training.setup import method_of, method_plan
+    from veneer.training.verbaliser import check_settings
+    from veneer.word_model import word_skeleton
 
     attention = PACKED_ATTENTION
     if device == "cuda" and precision != "fp32":
@@ -155,13 +175,18 @@ def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, method
         AttentionInterface.register(KERNEL_ATTENTION, kernel_attention)
         AttentionMaskInterface.register(KERNEL_ATTENTION, lambda *_, **__: None)
     dtype = DTYPES[precision]  # type: ignore[index]
-    model = skeleton(base, labels, pooling=config.pooling, dtype=dtype, attention=attention)
-    config = config.model_copy(update={"method": method})
+    if config.verbaliser.template is None:
+        model = skeleton(
+            base, labels, pooling=config.pooling, dtype=dtype, base_precision=config.base_precision, attention=attention
+        )
+    else:
+        check_settings(config)
+        model = word_skeleton(base, labels, dtype=dtype, attention=attention)
     method_of(config).apply(model, method_plan(config))
     return model
 
 
-def _loss(model: Classifier, texts: int, length: int) -> Any:
+def _loss(model: Classifier, texts: int, length: int) -> Callable[[], Tensor]:
     import numpy as np
 
     from veneer.data import EncodedTexts
@@ -170,10 +195,15 @@ def _loss(model: Classifier, texts: int, length: int) -> Any:
     ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.uint8)
     encoded = EncodedTexts(ids, types, np.arange(texts + 1) * length, 0)
     batch = model.batch(encoded, range(texts))
-    return lambda: model(batch).sum()
+
+    def loss() -> Tensor:
+        total: Tensor = model(batch).sum()
+        return total
+
+    return loss
 
 
-def _measured(base: BaseLocation, config: RunConfig, method: str, labels: int) -> dict[str, Any]:
+def _measured(base: BaseLocation, config: RunConfig, labels: int) -> dict[str, Any]:
     """Steps of texts of full length, timed as `veneer doctor --data` does."""
     from veneer.bases import load_tokenizer
     from veneer.config import settle
@@ -185,10 +215,9 @@ def _measured(base: BaseLocation, config: RunConfig, method: str, labels: int) -
     names = LabelSet(tuple(str(i) for i in range(labels)))
     tokenizer = load_tokenizer(base)
     text = " ".join(["word"] * config.data.max_length)
-    count = settle(config.training, MANY_TEXTS).batch_size * (STEPS + 1)
+    count = settle(config, MANY_TEXTS).batch_size * (STEPS + 1)
     examples = [Example(text, None, (names[i % labels],), i + 1) for i in range(count)]
     with messages().status("timing some steps"):
-        config = config.model_copy(update={"method": method})
         return measure(config, base, tokenizer, examples, names, TASKS["single_label"]).to_json()
 
 
@@ -206,6 +235,7 @@ def _document(
             "method": column.method,
             "checkpointing": column.checkpointing,
             "precision": column.precision,
+            "base_precision": column.base_precision,
             "bytes": {key: value for key, value in column.memory.to_json().items() if key != "flops"},
             "flops_a_step": column.memory.flops * passes,
             "seconds_a_step": None if tflops is None else column.memory.flops * passes / (tflops * 1e12),
@@ -247,9 +277,9 @@ def _table(columns: list[Column], passes: int, tflops: float | None) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("MiB")
     for column in columns:
-        table.add_column(
-            f"{column.method}, {column.precision}" + ("\ncheckpointed" if column.checkpointing else ""), justify="right"
-        )
+        bits = "" if column.base_precision == "auto" else f", {column.base_precision}"
+        way = f"{column.method}, {column.precision}{bits}"
+        table.add_column(way + ("\ncheckpointed" if column.checkpointing else ""), justify="right")
     for part in (*PARTS, "total"):
         sizes = [f"{getattr(column.memory, part) / 2**20:,.1f}" for column in columns]
         table.add_row("most at once" if part == "total" else part, *sizes, end_section=part == PARTS[-1])

@@ -12,7 +12,7 @@ import typer
 from veneer.cli import flags
 from veneer.cli.output import messages, print_lines, results
 from veneer.errors import ArtifactError
-from veneer.run_files import PAGE_FILE, REPORT_FILE
+from veneer.run_files import INFO_FILE, PAGE_FILE, REPORT_FILE
 
 
 def report(
@@ -47,6 +47,11 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / INFO_FILE).is_file():
+            raise ArtifactError(
+                f"{folder} holds no {REPORT_FILE}: what veneer shrink or veneer combine made was not trained, so nothing is "
+                f"reported. Fix: veneer evaluate {folder} --data FILE for its scores, or veneer report of what it was made from"
+            ) from None
         why = f"holds no {REPORT_FILE}" if folder.is_dir() else "is no folder"
         raise ArtifactError(f"{folder} {why}. Fix: the folder that veneer train wrote, once the run has ended") from None
     except (ValueError, RecursionError) as error:

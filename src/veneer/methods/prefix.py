@@ -20,33 +20,30 @@ from veneer.lora.inject import replace_module
 from veneer.methods.contract import Method, MethodPlan, Stored
 from veneer.methods.places import layers_at, places_of
 from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, save_trained
-from veneer.methods.virtual import Rows, put_virtual, random_words
-from veneer.model import Classifier
+from veneer.methods.virtual import put_rows, put_virtual, random_words
+from veneer.model import Classifier, VirtualTokens
 
 
 class Prefixed(nn.Module):
     """A frozen key or value layer whose outputs at virtual tokens are `prefix`, `[P, out]` float32, trained."""
 
-    def __init__(self, inner: nn.Module, prefix: Tensor, rows: Rows) -> None:
+    def __init__(self, inner: nn.Module, prefix: Tensor, virtual: VirtualTokens) -> None:
         super().__init__()
         self.inner = inner
         self.prefix = nn.Parameter(prefix)
-        self.rows = rows
+        self.virtual = virtual
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
-        y: Tensor = self.inner(x)
-        places, numbers = self.rows.places, self.rows.numbers
-        assert places is not None  # the embedding ran before
-        return y.index_put((places.view(y.shape[:-1]),), self.prefix[numbers].to(y.dtype))
+        return put_rows(self.inner(x), self.prefix, self.virtual)
 
 
 def _apply(model: Classifier, plan: MethodPlan) -> None:
     layers = _layers(model)
     starts = _outputs(model, layers, plan.virtual_tokens)
-    rows = put_virtual(model, plan.virtual_tokens, None)
+    put_virtual(model, plan.virtual_tokens, None)
     for name, layer in layers.items():
-        replace_module(model.network, name, Prefixed(layer, starts[name], rows))
+        replace_module(model.network, name, Prefixed(layer, starts[name], model.virtual))
     lora.unfreeze(model.network, model.trained_heads)
 
 
@@ -92,9 +89,9 @@ def _read(folder: Path) -> Stored:
         counts = {tensor.shape[0] if tensor.ndim == 2 else 0 for tensor in starts.values()}
         if len(starts) != len(layers) or len(counts) != 1:
             raise LoraError("what was trained does not fit the model: its layers have not all a prefix of one length")
-        rows = put_virtual(model, counts.pop(), None)
+        put_virtual(model, counts.pop(), None)
         for name, layer in layers.items():
-            replace_module(model.network, name, Prefixed(layer, starts[name].to(model.device).clone(), rows))
+            replace_module(model.network, name, Prefixed(layer, starts[name].to(model.device).clone(), model.virtual))
         load_trained(model, tensors)
 
     return Stored(fill, lambda model: holds_base(model, tensors))

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from veneer import lora
 from veneer.artifact import load_artifact, save_artifact
 from veneer.bases import BaseLocation
-from veneer.config import RunConfig
+from veneer.config import METHOD_SETTINGS, RunConfig
 from veneer.data import Prompt, encode
 from veneer.durable import write_text
 from veneer.errors import InputError, VerificationError
@@ -186,6 +186,7 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: 
         columns={
             str(name): [example.slices[i] for example in dev.examples] for i, name in enumerate(setting.config.data.slice_columns)
         },
+        settings=METHOD_SETTINGS[setting.config.method],
     )
 
 

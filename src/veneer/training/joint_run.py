@@ -145,7 +145,7 @@ def _read_all(config: RunConfig) -> dict[str, Material]:
 def _prepare_all(config: RunConfig, folder: Path, materials: Mapping[str, Material]) -> tuple[RunConfig, dict[str, Setting]]:
     """Every task as its own run prepares it; and the configuration with every `auto` that is the same for all settled."""
     texts = sum(len(material.examples["train"]) for material in materials.values())
-    training = TrainingConfig(**settle(config.training, texts).model_dump())
+    training = TrainingConfig(**settle(config, texts).model_dump())
     config = config.model_copy(update={"out": str(folder), "training": training})
     settings: dict[str, Setting] = {}
     for name, material in materials.items():

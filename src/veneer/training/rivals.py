@@ -195,8 +195,8 @@ def _fresh(ground: Ground) -> Classifier:
 
 def _trained(ground: Ground, console: Console, name: str, method: str) -> Contender:
     material = ground.material
-    config = _by_method(ground.config, method)
-    precision, learning_rate = precision_of(config), config.training.learning_rate
+    config = by_method(ground.config, method)
+    precision = precision_of(config)
     model = make_model(config, ground.base, len(material.labels), precision)
     job = make_job(model, config, material.task, material.labels, ground.splits["train"], ground.splits["dev"], precision)
     with tempfile.TemporaryDirectory() as folder, Tracker(Path(folder), console) as tracker:
@@ -208,13 +208,16 @@ def _trained(ground: Ground, console: Console, name: str, method: str) -> Conten
     trained = sum(parameter.numel() for parameter in model.trainable().values())
     logits = {name: compute_logits(model, ground.splits[name].texts) for name in ground.decisive}
     decisions = decide_like_ours(ground.config, material, logits)
-    return Contender(name, decisions, progress.seconds, trained, f"learning rate {learning_rate:g}, {precision.name}")
+    return Contender(
+        name, decisions, progress.seconds, trained, f"learning rate {job.settings.learning_rate:g}, {precision.name}"
+    )
 
 
-def _by_method(config: RunConfig, method: str) -> RunConfig:
+def by_method(config: RunConfig, method: str) -> RunConfig:
     """The run's configuration with another method, its learning rate and number format, and nothing of an adapter's own."""
     changes: dict[str, Any] = {
         "method": method,
+        "training.learning_rate": "auto",
         "training.head_learning_rate": None,
         "training.checkpoint_every": _NEVER,
         "training.lora_plus_ratio": None,

@@ -182,7 +182,7 @@ def prepare(config: RunConfig, folder: Path, material: Material) -> Setting:
             "task": task.name,
             "pooling": model.plan.pooling,
             "out": str(folder),
-            "training": settle(config.training, len(splits["train"])).model_copy(update={"precision": precision.name}),
+            "training": settle(config, len(splits["train"])).model_copy(update={"precision": precision.name}),
         }
     )
     return Setting(config, folder, material, base, fingerprint(base), tokenizer, model, splits, precision, prompt)
@@ -196,7 +196,7 @@ def _check_metric(metric: str, task: Task) -> None:
 def _identity(setting: Setting) -> dict[str, Any]:
     """What must not change between the parts of a resumed run."""
     lengths = setting.splits["train"].texts.lengths
-    plan = describe_plan(lengths, settle(setting.config.training, len(lengths)).batch_size, setting.config.seed)
+    plan = describe_plan(lengths, settle(setting.config, len(lengths)).batch_size, setting.config.seed)
     return {
         "configuration": lasting(setting.config),
         "data": files_of(setting),
@@ -275,8 +275,8 @@ def announce_texts(setting: Setting, tracker: Tracker) -> None:
 
 def few_steps(config: RunConfig, texts: int) -> str | None:
     """A word on a run over so many texts that is too short to learn much."""
-    training = config.training
-    given, advised = settle(training, texts), settle(TrainingConfig(**training.model_dump() | {"epochs": "auto"}), texts)
+    free = TrainingConfig(**config.training.model_dump() | {"epochs": "auto"})
+    given, advised = settle(config, texts), settle(config.model_copy(update={"training": free}), texts)
     batches = math.ceil(texts / given.batch_size)
     steps = math.ceil(batches / given.gradient_accumulation) * given.epochs
     if steps >= FEW_STEPS or advised.epochs <= given.epochs:

@@ -104,7 +104,7 @@ def make_job(
     Raises:
         ConfigError: weights are not given for every label, or this machine does not have the optimiser.
     """
-    training, device = settle(config.training, len(train)), model.device
+    training, device = settle(config, len(train)), model.device
     check_optimizer(training.optimizer, device)
     weights = _class_weights(training.class_weights, labels, task, train)
     objective = Objective(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from diagnosis_cases import binary, curves, many, multi, ruled, spoil
 from test_fit import OVER, UNDER
 
+from veneer.config import METHOD_SETTINGS, MethodName
+from veneer.config_file import known_keys
 from veneer.evaluation.calibration import Rule
 from veneer.evaluation.diagnosis import Evidence, Suggestion, diagnose
 from veneer.evaluation.diagnosis.limits import Z95
 from veneer.evaluation.diagnosis.slices import shortfall
-from veneer.evaluation.diagnosis.suggestions import RULES
+from veneer.evaluation.diagnosis.suggestions import DROPOUT, RULES, SIZES
 
 
 def rules(given: Evidence) -> dict[str, Suggestion]:
@@ -306,6 +309,17 @@ def test_at_most_three_the_largest_gain_first():
     found = diagnose(ruled(replace(given, texts=texts, columns=source(TENTH), cut=thirds, history=OVER))).suggestions
     assert len(found) == 3
     assert [one.gain for one in found] == sorted((one.gain for one in found), reverse=True)
+
+
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_advice_names_only_settings_that_the_method_reads(method):
+    gap = curves(train=(0.8, 0.95, 1.0, 1.0), dev=(0.6, 0.7, 0.78, 0.79))
+    cases = [(binary(), OVER), (binary(separation=0.5), UNDER), (binary(), gap)]
+    found = [rules(replace(given, history=history, settings=METHOD_SETTINGS[method])) for given, history in cases]
+    assert [list(one) for one in found] == [["overfitting"], ["underfitting"], ["generalisation_gap"]]
+    advice = " ".join(suggestion.advice for one in found for suggestion in one.values())
+    named = {key for key in known_keys() if key.startswith(("lora.", "tuning.")) and key in advice}
+    assert named == METHOD_SETTINGS[method] & {*SIZES, DROPOUT}
 
 
 def test_every_rule_is_written_down_with_its_name():

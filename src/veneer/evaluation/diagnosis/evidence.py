@@ -5,7 +5,7 @@ Knows arrays and label names; knows nothing of models or files, and draws no con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.config import METHOD_SETTINGS
 from veneer.evaluation.calibration import Rule
 from veneer.tasks import TaskName
 
@@ -45,6 +46,7 @@ class Evidence:
         ruled: whether `decisions` follow the rule that was kept, and not the plain one.
         columns: name of another column -> its N values.
         split: the name of the N texts.
+        settings: dotted keys of the shape of what was trained, which advice may name.
     """
 
     task: TaskName
@@ -65,6 +67,7 @@ class Evidence:
     ruled: bool = False
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     split: str = "dev"
+    settings: Collection[str] = METHOD_SETTINGS["lora"]
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.labels))

@@ -38,6 +38,8 @@ PART_A_BASE_GAINS = 0.10  # assumed: of what is missing
 PART_MORE_DATA_GAINS = 0.25  # assumed: of the gap between training texts and dev
 NAME_CHARACTERS = 40
 CONFIDENCE = 0.95
+DROPOUT = "lora.dropout"
+SIZES = ("lora.rank", "tuning.bottleneck", "tuning.virtual_tokens", "tuning.top_layers")  # a method reads one at most
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,7 @@ def _overfitting(findings: Findings) -> Suggestion | None:
         return None
     return Suggestion(
         "overfitting",
-        "Hold the training back: fewer training.epochs (or training.patience), a higher lora.dropout, a lower lora.rank or "
-        "training.learning_rate; or label more texts.",
+        f"Hold the training back: fewer training.epochs (or training.patience), {_calmer(findings)}; or label more texts.",
         fit.evidence,
         PART_MORE_DATA_GAINS * fit.gap,
     )
@@ -211,11 +212,26 @@ def _generalisation_gap(findings: Findings) -> Suggestion | None:
     n = int(findings.evidence.train_counts.sum())
     return Suggestion(
         "generalisation_gap",
-        "Label more training texts, of the kinds that are decided wrong; next best are a higher lora.dropout or another base.",
+        f"Label more training texts, of the kinds that are decided wrong; next best {_or_another_base(findings)}.",
         f"macro F1 is {fit.train:.3f} on training texts and {fit.dev:.3f} on dev: what there is to learn from "
         f"({_count(n, 'label')} given) is learned",
         PART_MORE_DATA_GAINS * fit.gap,
     )
+
+
+def _calmer(findings: Findings) -> str:
+    """Which settings hold training back, of those that the method reads."""
+    dropout = f"a higher {DROPOUT}, " if DROPOUT in findings.evidence.settings else ""
+    return f"{dropout}a lower {' or '.join([*_size(findings), 'training.learning_rate'])}"
+
+
+def _or_another_base(findings: Findings) -> str:
+    return f"are a higher {DROPOUT} or another base" if DROPOUT in findings.evidence.settings else "is another base"
+
+
+def _size(findings: Findings) -> list[str]:
+    """The setting, if the method has one, of how much is trained."""
+    return [key for key in SIZES if key in findings.evidence.settings]
 
 
 def _underfitting(findings: Findings) -> Suggestion | None:
@@ -224,7 +240,7 @@ def _underfitting(findings: Findings) -> Suggestion | None:
         return None
     return Suggestion(
         "underfitting",
-        "Train on: more training.epochs; else a higher training.learning_rate or lora.rank.",
+        f"Train on: more training.epochs; else a higher {' or '.join(['training.learning_rate', *_size(findings)])}.",
         fit.evidence,
         max(fit.last_gain, PART_A_BASE_GAINS * (1.0 - fit.train)),
     )
