@@ -194,6 +194,10 @@ def test_the_bases_own_dropout_can_be_turned_on_for_training_alone(family: str, 
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # the head's, and what the tiny bases come with
     plain = compute_logits(model, texts)
+    turn_on_dropout(model)  # at the rates it was made with, now 0
+    assert torch.equal(
+        model.train()(model.batch(texts, [0, 1, 2])).detach(), model.eval()(model.batch(texts, [0, 1, 2])).detach()
+    )
     turn_on_dropout(model, 0.3)
     assert torch.equal(compute_logits(model, texts), plain)
     batch = model.train().batch(texts, [0, 1, 2])
@@ -219,8 +223,9 @@ def test_activations_computed_again_have_the_same_dropout_of_the_base(tiny_base:
 
 
 def test_a_base_without_dropout_layers_says_so(tiny_base: Base) -> None:
-    with pytest.raises(LoraError, match=r"training.base_dropout: llama has no dropout layers. Fix: training.base_dropout: 0"):
+    with pytest.raises(LoraError, match=r"training.base_dropout: llama has no dropout layers. Fix: training.base_dropout: auto"):
         turn_on_dropout(adapted(tiny_base("llama")), 0.1)
+    turn_on_dropout(adapted(tiny_base("llama")))
 
 
 @pytest.mark.parametrize("pooling", ["auto", "cls"])

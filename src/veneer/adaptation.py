@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from veneer import lora
 from veneer.errors import BaseError, LoraError
+from veneer.lora.dropout import dropout_mask
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
@@ -127,23 +128,37 @@ def checkpoint_activations(model: Classifier) -> None:
     enable({"use_reentrant": False})
 
 
-def turn_on_dropout(model: Classifier, rate: float) -> None:
-    """Let the base's own dropout layers work in training, at this rate instead of their own.
+class BaseDropout(nn.Dropout):
+    """Dropout of hidden states `[..., H]` by the masks of `veneer.lora.dropout`, which cost a CPU far less."""
 
-    Where texts are packed those of attention weights stay off, since the attention over packs has none.
+    def forward(self, input: Tensor) -> Tensor:
+        """The same shape."""
+        if not self.training or self.p == 0.0 or input.device.type != "cpu":
+            return super().forward(input)
+        rows = input.reshape(-1, input.shape[-1])
+        mask = dropout_mask(rows.shape[0], rows.shape[1], self.p, device=rows.device, dtype=rows.dtype)
+        return (rows * mask).view(input.shape)
+
+
+def turn_on_dropout(model: Classifier, rate: float | None = None) -> None:
+    """Let the base's own dropout layers work in training, at this rate, or at those that the base was made with.
+
+    The dropout of attention weights stays off where texts are packed, since the attention over packs has none.
 
     Raises:
-        LoraError: the base has no such layers.
+        LoraError: a rate is given and the base has no such layers.
     """
-    layers = tuple(one for one in model.encoder.modules() if isinstance(one, nn.Dropout))
-    if not layers:
+    layers = {name: one for name, one in model.encoder.named_modules() if isinstance(one, nn.Dropout)}
+    if rate and not layers:
         raise LoraError(
             f"training.base_dropout: {model.config.model_type} has no dropout layers. "
-            "Fix: training.base_dropout: 0, and --dropout for the adapter's own"
+            "Fix: training.base_dropout: auto, and --dropout for the adapter's own"
         )
-    for layer in layers:
-        layer.p = rate
-    model.base_dropout = layers
+    on = {name: BaseDropout(one.p if rate is None else rate) for name, one in layers.items()}
+    for name, layer in on.items():
+        model.encoder.set_submodule(name, layer)
+    model.base_dropout = tuple(layer for layer in on.values() if layer.p > 0)
+    model.train(model.training)
 
 
 def share_inputs(model: Classifier) -> None:

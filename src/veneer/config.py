@@ -183,8 +183,9 @@ class TrainingConfig(Section):
     )
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    base_dropout: float = Field(
-        0.0, ge=0, lt=1, description="rate of the frozen base's own dropout layers, beside the adapter's; 0 turns them off"
+    base_dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto",
+        description="rate of the base's own dropout layers in training, beside the adapter's; auto: as the base was made; 0: off",
     )
     ema_decay: float | None = Field(
         None,

@@ -47,8 +47,8 @@ def make_model(
         model = build_word_classifier(base, prompt, dtype=precision.dtype)
     method_of(config).apply(model, plan)
     model.to(pick_device())
-    if config.training.base_dropout:
-        turn_on_dropout(model, config.training.base_dropout)
+    rate = config.training.base_dropout
+    turn_on_dropout(model, None if rate == "auto" else rate)
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
     return model
