@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "mid-epoch, dropout": (
         "bert",
         (2, 7, 11, 19),
-        {"lora__dropout": 0.3, "training__evaluate_every": 3},
+        {"lora__dropout": 0.3, "training__base_dropout": "auto", "training__evaluate_every": 3},
     ),
     "a running average of the weights": (
         "bert",
@@ -62,7 +62,6 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (3, 7, 9),
         {
             "training__patience": 4,
-            "training__base_dropout": 0,  # the best step is known without it
             "training__learning_rate": 1e-6,  # no decision changes, the loss on labels turned round rises: an early one is best
             "training__evaluate_every": 2,
             "training__epochs": 4,

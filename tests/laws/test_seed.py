@@ -14,6 +14,7 @@ def test_same_seed_same_run(tmp_path: Path, tiny_base: Callable[..., Path]) -> N
     """The split, the order, the initial adapter and head, and dropout: all of them hang on the seed alone."""
     write_csv(tmp_path / "all.csv", toy_rows(40))
     changes = {"data__train": str(tmp_path / "all.csv"), "data__dev": None, "data__dev_fraction": 0.2, "lora__dropout": 0.3}
+    changes |= {"training__base_dropout": 0.2}
     outcomes = []
     for number, seed in enumerate((5, 5, 6)):
         torch.manual_seed(number)

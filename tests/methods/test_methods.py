@@ -285,6 +285,13 @@ def test_dora_and_pissa_together_are_refused(tmp_path: Path, tiny_base: Base) ->
         run(toy_config(tmp_path, tiny_base(), lora__dora=True, lora__init="pissa"))
 
 
+def test_an_average_over_changing_ranks_is_refused(tmp_path: Path, tiny_base: Base) -> None:
+    pytest.importorskip("peft", reason="AdaLoRA comes with the extra 'methods'")
+    with pytest.raises(ConfigError, match=r"training\.ema_decay: adalora changes what it trains on the way"):
+        run(toy_config(tmp_path, tiny_base(), method="adalora", training__ema_decay=0.9))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_that_does_not_fit_is_refused(trained: dict[str, Trained], tmp_path: Path, tiny_base: Base) -> None:
     tensors = load_file(trained["bitfit"].result.folder / "trained.safetensors")
     first = next(iter(tensors))

@@ -477,7 +477,7 @@ def test_settings_reach_the_job(tmp_path: Path, tiny_base: Base, monkeypatch: py
     monkeypatch.setattr(training_run, "fit", catch)
     for number, changes in enumerate(
         (
-            {"training__class_weights": "balanced"},
+            {"training__class_weights": "balanced", "training__base_dropout": "auto"},
             {"training__class_weights": {"good": 3.0, "bad": 0.5}, "training__loss": "focal"},
             {"training__label_smoothing": 0.2, "training__gradient_checkpointing": True, "evaluation__metric": "accuracy"},
         )
@@ -494,4 +494,6 @@ def test_settings_reach_the_job(tmp_path: Path, tiny_base: Base, monkeypatch: py
     assert given.objective.focal
     assert smooth.objective == Objective(label_smoothing=0.2)
     assert smooth.metric == "accuracy"
+    assert {layer.p for layer in balanced.model.base_dropout} == {0.1}
+    assert given.model.base_dropout == ()
     assert smooth.model.network.is_activation_checkpointing

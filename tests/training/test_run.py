@@ -40,7 +40,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base) -> tuple
     place = tmp_path_factory.mktemp("finished")
     write_csv(place / "test.csv", toy_rows(9, seed=2))
     changes = {"data__test": str(place / "test.csv"), "data__max_length": 10, "evaluation__bootstrap": 50}
-    changes |= {"training__base_dropout": 0}  # these texts' plain decision rule is kept then, as in the scores of training
     config = toy_config(
         place, tiny_base("bert"), training__evaluate_every=3, training__epochs=4, data__dev=str(place / "train.csv"), **changes
     )

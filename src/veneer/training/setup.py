@@ -102,7 +102,8 @@ def make_job(
     """What `fit` needs to train `model` on `train`, picking the best step on `dev`.
 
     Raises:
-        ConfigError: weights are not given for every label, or this machine does not have the optimiser.
+        ConfigError: weights are not given for every label, this machine does not have the optimiser, or the method cannot be
+            averaged.
     """
     training, device = settle(config, len(train)), model.device
     check_optimizer(training.optimizer, device)
@@ -113,6 +114,11 @@ def make_job(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     job = Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
     course = method_of(config).course
+    if course is not None and training.ema_decay is not None:
+        raise ConfigError(
+            f"training.ema_decay: {config.method} changes what it trains on the way, which an average would undo. "
+            "Fix: training.ema_decay: null"
+        )
     return job if course is None else replace(job, course=course(model, method_plan(config), job.steps))
 
 
