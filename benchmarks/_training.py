@@ -62,13 +62,13 @@ def flops(frozen: int, lora: int) -> int:
     return 4 * frozen + 6 * lora
 
 
-def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[str, Any]]:
+def build_veneer(texts: Texts, pooling: str, device: str, base_dropout: bool = True) -> tuple[Work, dict[str, Any]]:
     """veneer's training loop as `veneer train` runs it: batching, steps, its log rows, one (tiny) evaluation, a checkpoint."""
     import torch
     from rich.console import Console
 
     from veneer import lora
-    from veneer.adaptation import AdapterPlan, adapt
+    from veneer.adaptation import AdapterPlan, adapt, turn_on_dropout
     from veneer.bases import find_base, load_tokenizer
     from veneer.config import TrainingSettings
     from veneer.data import Example
@@ -91,6 +91,7 @@ def build_veneer(texts: Texts, pooling: str, device: str) -> tuple[Work, dict[st
     torch.manual_seed(0)
     model = build_classifier(base, len(texts.labels), pooling=pooling, dtype=precision.dtype)
     adapt(model, AdapterPlan(rank=RANK, alpha=ALPHA, dropout=DROPOUT, target_modules=TARGETS))
+    turn_on_dropout(model, None if base_dropout else 0.0)
     model.to(place)
     dev = _part(split, np.arange(min(8, len(split))))
     rows = lora.adapted_layers(model)

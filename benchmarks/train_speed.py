@@ -33,7 +33,7 @@ WAYS = {
     "b+": TrainerWay(autocast=True, grouped=True, low_precision_base=True, base_dropout=False),
     "c": TrainerWay(full_length=True),
 }
-KEYS = ("veneer", "veneer*", "veneer mean", *WAYS)
+KEYS = ("veneer", "veneer*", "veneer-", "veneer mean", *WAYS)
 PRODUCTS = "matrix products"
 
 
@@ -54,7 +54,7 @@ def main() -> None:
             workers[key] = stack.enter_context(Worker(contestant, flags.threads))
             if key != PRODUCTS:
                 workers[key].run(seed=1000, count=2 * contestant.call["batch_size"])  # warm-up
-        facts = next((workers[key].facts for key in KEYS[:3] if key in workers), None) or _facts(flags, texts)
+        facts = next((workers[key].facts for key in KEYS[:4] if key in workers), None) or _facts(flags, texts)
         samples = interleave(workers, flags.rounds)
     peaks = peak_flops(samples.pop(PRODUCTS))
     names = {key: contestants[key].name for key in samples}
@@ -91,9 +91,11 @@ def _profile(flags: argparse.Namespace, texts: Texts) -> None:
         print(f"veneer, batch 64, {facts['precision']} base, {pooling} pooling\n\n{profile(work, flags.texts, 64)}\n")
 
 
-def _veneer(flags: argparse.Namespace, texts: Texts, name: str, batch_size: int, pooling: str = "cls") -> Contestant:
+def _veneer(
+    flags: argparse.Namespace, texts: Texts, name: str, batch_size: int, pooling: str = "cls", base_dropout: bool = True
+) -> Contestant:
     """veneer with the Trainer's own model, BERT's pooler over [CLS], unless `pooling` says otherwise."""
-    arguments = {"texts": texts, "pooling": pooling, "device": "cpu"}
+    arguments = {"texts": texts, "pooling": pooling, "device": "cpu", "base_dropout": base_dropout}
     return Contestant(name, build_veneer, arguments, {"count": flags.texts, "batch_size": batch_size})
 
 
@@ -130,6 +132,7 @@ def _contestants(flags: argparse.Namespace, texts: Texts, best: dict[str, int]) 
     all_of_them = {
         "veneer": _veneer(flags, texts, f"veneer, batch {plain}", plain),
         "veneer*": _veneer(flags, texts, f"veneer, batch {own} (its best)", own),
+        "veneer-": _veneer(flags, texts, f"veneer, batch {own}, without the base's dropout, as (b+)", own, base_dropout=False),
         "veneer mean": _veneer(flags, texts, f"veneer, batch {own}, mean pooling (its default for this base)", own, "mean"),
         **{key: _trainer(texts, name, WAYS[key], count, batch) for key, (name, count, batch) in settings.items()},
     }
