@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from veneer import lora
 from veneer.errors import BaseError, LoraError
-from veneer.lora.dropout import dropout_mask
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
@@ -128,18 +127,6 @@ def checkpoint_activations(model: Classifier) -> None:
     enable({"use_reentrant": False})
 
 
-class BaseDropout(nn.Dropout):
-    """Dropout of hidden states `[..., H]` by the masks of `veneer.lora.dropout`, which cost a CPU far less."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same shape."""
-        if not self.training or self.p == 0.0 or input.device.type != "cpu":
-            return super().forward(input)
-        rows = input.reshape(-1, input.shape[-1])
-        mask = dropout_mask(rows.shape[0], rows.shape[1], self.p, device=rows.device, dtype=rows.dtype)
-        return (rows * mask).view(input.shape)
-
-
 def turn_on_dropout(model: Classifier, rate: float | None = None) -> None:
     """Let the base's own dropout layers work in training, at this rate, or at those that the base was made with.
 
@@ -148,16 +135,15 @@ def turn_on_dropout(model: Classifier, rate: float | None = None) -> None:
     Raises:
         LoraError: a rate is given and the base has no such layers.
     """
-    layers = {name: one for name, one in model.encoder.named_modules() if isinstance(one, nn.Dropout)}
+    layers = [one for one in model.encoder.modules() if isinstance(one, nn.Dropout)]
     if rate and not layers:
         raise LoraError(
             f"training.base_dropout: {model.config.model_type} has no dropout layers. "
             "Fix: training.base_dropout: auto, and --dropout for the adapter's own"
         )
-    on = {name: BaseDropout(one.p if rate is None else rate) for name, one in layers.items()}
-    for name, layer in on.items():
-        model.encoder.set_submodule(name, layer)
-    model.base_dropout = tuple(layer for layer in on.values() if layer.p > 0)
+    for layer in layers:
+        layer.p = layer.p if rate is None else rate
+    model.base_dropout = tuple(layer for layer in layers if layer.p > 0)
     model.train(model.training)
 
 

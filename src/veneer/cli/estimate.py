@@ -131,9 +131,8 @@ def _column(base: BaseLocation, config: RunConfig, device: DeviceType, checkpoin
 
     precision = _precision(config, device)
     model = meta_model(base, config, device, precision, labels)
-    if device != "cpu":  # whose masks are views of one bank
-        rate = config.training.base_dropout
-        turn_on_dropout(model, None if rate == "auto" else rate)
+    rate = config.training.base_dropout
+    turn_on_dropout(model, None if rate == "auto" else rate)
     if checkpointing:
         checkpoint_activations(model)
     model.train()
