@@ -81,7 +81,7 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
     import torch
     from transformers import AutoConfig
 
-    from veneer.adaptation import adapt, checkpoint_activations
+    from veneer.adaptation import adapt, checkpoint_activations, turn_on_dropout
     from veneer.bases import find_base
     from veneer.cli.estimate import meta_model
     from veneer.config_file import load_config
@@ -93,8 +93,9 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         settings = dict(BASES[case.base])
         AutoConfig.for_model(settings.pop("model_type"), **settings).save_pretrained(name)
-        base, config = find_base(name, weights=False), load_config(None, {"training.precision": case.precision})
-        counted = meta_model(base, config, case.device, case.method, case.precision, 2)  # type: ignore[arg-type]
+        config = load_config(None, {"training.precision": case.precision, "method": case.method})
+        base = find_base(name, weights=False)
+        counted = meta_model(base, config, case.device, case.precision, 2)  # type: ignore[arg-type]
         model = skeleton(base, 2, dtype=DTYPES[case.precision])  # type: ignore[index]
     if case.method == "lora":
         adapt(model, method_plan(config).lora)
@@ -107,6 +108,7 @@ def build(case: Case) -> tuple[Work, dict[str, Any]]:
         for tensor in model.buffers():
             tensor.zero_()
     for one in (counted, model):
+        turn_on_dropout(one)
         if case.checkpointing:
             checkpoint_activations(one)
         one.train()
