@@ -39,6 +39,7 @@ def toy_tasks(folder: Path, base: Path | str, **changes: Any) -> RunConfig:
         "training.epochs": 2,
         "training.learning_rate": 5e-3,
         "training.precision": "fp32",
+        "training.base_dropout": 0,  # as in toy_runs
         "evaluation.bootstrap": 0,
         "evaluation.baseline": False,
     }

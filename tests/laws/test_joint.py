@@ -221,7 +221,10 @@ def _step_at_the_rate_of(joint: JointJob, job: Job, optimizer: Any, step: int, b
 # Whole runs
 
 RUNS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "mid-epoch, dropout": ((2, 7, 11), {"lora__dropout": 0.3, "training__evaluate_every": 3, "training__ema_decay": 0.9}),
+    "mid-epoch, dropout": (
+        (2, 7, 11),
+        {"lora__dropout": 0.3, "training__base_dropout": "auto", "training__evaluate_every": 3, "training__ema_decay": 0.9},
+    ),
     "accumulation, early stop, a metric a task": (
         (1, 4),
         {
