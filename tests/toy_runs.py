@@ -80,7 +80,9 @@ def run(config: RunConfig, *, resume: bool = False) -> TrainingResult:
         return train(config, resume=resume, console=Console(file=io.StringIO()))
 
 
-def run_interrupted(config: RunConfig, stops: Collection[int], monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingResult, str]:
+def run_interrupted(
+    config: RunConfig, stops: Collection[int], monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any] = run
+) -> tuple[Any, str]:
     """Train with a Ctrl-C at each of these steps, and resume each time; the result, and what the last stop said."""
     advance: Callable[..., None] = Tracker.advance
     said = ""

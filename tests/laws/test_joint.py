@@ -6,7 +6,6 @@ Logits in float32 to 1e-5; in bf16, whose numbers are 2^-8 apart, to 2 % of the 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from toy_runs import metrics, outcome
+from toy_runs import metrics, outcome, run_interrupted
 from toy_tasks import run_tasks, toy_tasks
 from veneer.adaptation import AdapterPlan, adapt, checkpoint_activations
 from veneer.bases import find_base
@@ -36,7 +35,6 @@ from veneer.training.checkpoint import Progress
 from veneer.training.joint_job import JointJob
 from veneer.training.loop import Job, run_step, start_optimizer
 from veneer.training.prepare import Split
-from veneer.training.tracking import Tracker
 from veneer.training.weights import trained_tensors
 
 Base = Callable[..., Path]
@@ -246,19 +244,8 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     config = toy_tasks(tmp_path, tiny_base("bert"), **changes)
     run_tasks(config)
     stopped = config.model_copy(update={"out": str(tmp_path / "stopped")})
-    advance = Tracker.advance
-
-    def interrupt(self: Tracker, row: dict[str, Any]) -> None:
-        advance(self, row)
-        if row["step"] in stops:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Tracker, "advance", interrupt)
-        for number in range(len(stops)):
-            with pytest.raises(Interrupted, match=rf"To go on: veneer train --out {tmp_path}/stopped --resume"):
-                run_tasks(stopped, resume=number > 0)
-    run_tasks(stopped, resume=True)
+    _, said = run_interrupted(stopped, stops, monkeypatch, run_tasks)
+    assert f"To go on: veneer train --out {tmp_path}/stopped --resume" in said
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "run")
     for task in ("moods", "marks"):
         assert outcome(tmp_path / "stopped" / task) == outcome(tmp_path / "run" / task)
