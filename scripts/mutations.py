@@ -38,6 +38,34 @@ class Break(NamedTuple):
 
 BREAKS = (
     Break(
+        "vectors computed once = the base in every step",
+        "training/loop.py",
+        "self.train.vectors[part]",
+        "self.train.vectors[: len(part)]",
+        "laws/test_vectors.py::test_it_is_the_training_over_the_base",
+    ),
+    Break(
+        "vectors that change are not computed once",
+        "training/vectors.py",
+        "not model.base_dropout and ",
+        "",
+        "laws/test_vectors.py::test_where_vectors_change_the_base_runs_in_every_step",
+    ),
+    Break(
+        "full fine-tuning reads no vectors of the frozen base",
+        "training/rivals.py",
+        "split if given else replace(split, vectors=None)",
+        "split",
+        "training/test_rivals.py::test_the_head_alone_leaves_the_base_as_it_is",
+    ),
+    Break(
+        "a mask of hidden states is the product of two",
+        "lora/dropout.py",
+        "for _ in range(2):",
+        "for _ in range(1):",
+        "lora/test_dropout.py::test_hidden_states_lose_a_share_p_and_keep_their_mean",
+    ),
+    Break(
         "the running average is what is evaluated",
         "training/loop.py",
         "with averaged(job.model, progress.average_tensors):",

@@ -14,6 +14,7 @@ from torch import nn
 
 from veneer import lora
 from veneer.errors import BaseError, LoraError
+from veneer.lora.dropout import MaskedDropout
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
 from veneer.lora.layer import Scaling, shared_traits
@@ -135,15 +136,16 @@ def turn_on_dropout(model: Classifier, rate: float | None = None) -> None:
     Raises:
         LoraError: a rate is given and the base has no such layers.
     """
-    layers = [one for one in model.encoder.modules() if isinstance(one, nn.Dropout)]
+    layers = {name: one for name, one in model.encoder.named_modules() if isinstance(one, nn.Dropout)}
     if rate and not layers:
         raise LoraError(
             f"training.base_dropout: {model.config.model_type} has no dropout layers. "
             "Fix: training.base_dropout: auto, and --dropout for the adapter's own"
         )
-    for layer in layers:
-        layer.p = layer.p if rate is None else rate
-    model.base_dropout = tuple(layer for layer in layers if layer.p > 0)
+    on = {name: MaskedDropout(one.p if rate is None else rate) for name, one in layers.items()}
+    for name, layer in on.items():
+        model.encoder.set_submodule(name, layer)
+    model.base_dropout = tuple(layer for layer in on.values() if layer.p > 0)
     model.train(model.training)
 
 

@@ -185,7 +185,8 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     base_dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto",
-        description="rate of the base's own dropout layers in training, beside the adapter's; auto: as the base was made; 0: off",
+        description="rate of the base's own dropout layers in training, beside the adapter's; auto: as the base was made, but "
+        "off for a head alone; 0: off",
     )
     ema_decay: float | None = Field(
         None,

@@ -39,6 +39,16 @@ def compute_pooled(model: Classifier, texts: EncodedTexts, *, progress: Callable
 
 
 @torch.no_grad()
+def classify(model: Classifier, vectors: Tensor) -> Tensor:
+    """`[N, C]` float32 logits, on the CPU, of the `[N, H]` vectors that `compute_pooled` gave."""
+    was_training = model.training
+    model.eval()
+    logits = model.classify(vectors.to(model.device)).cpu()
+    model.train(was_training)
+    return logits
+
+
+@torch.no_grad()
 def _each(
     model: Classifier,
     forward: Callable[[Batch], Tensor],

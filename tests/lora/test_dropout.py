@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from veneer.lora.dropout import dropout_mask
+from veneer.lora.dropout import MaskedDropout, dropout_mask
 from veneer.lora.layer import LoraLinear
 
 CPU = torch.device("cpu")
@@ -107,3 +109,51 @@ def test_no_dropout_in_evaluation_nor_where_it_is_zero() -> None:
     assert dropping.train()._mask(x) is not None
     assert dropping.eval()._mask(x) is None
     assert LoraLinear(weight, None, rank=2, alpha=4.0).train()._mask(x) is None
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_hidden_states_lose_a_share_p_and_keep_their_mean(p: float) -> None:
+    torch.manual_seed(8)
+    layer = MaskedDropout(p).train()
+    outputs = layer(torch.ones(3, 500, 384))
+    assert outputs.shape == (3, 500, 384)
+    assert float((outputs == 0).float().mean()) == pytest.approx(p, abs=0.004)
+    kept = outputs[outputs > 0]
+    assert float(kept.min()) == float(kept.max()) == pytest.approx(1 / (1 - p), rel=1e-3)
+    flat = [layer(torch.ones(500, 384)) for _ in range(6)]
+    bound = 6 / (500 * 384) ** 0.5
+    assert max(abs(agreement(a, b)) for i, a in enumerate(flat) for b in flat[:i]) < bound
+
+
+def test_what_is_dropped_gets_no_gradient_and_the_rest_its_share() -> None:
+    torch.manual_seed(9)
+    x = torch.randn(40, 384, requires_grad=True)
+    outputs = MaskedDropout(0.25).train()(x)
+    outputs.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad * x.detach(), outputs.detach())
+    assert torch.equal(x.grad == 0, outputs == 0)
+
+
+def test_hidden_states_stay_in_evaluation_and_the_generator_alone_decides() -> None:
+    x = torch.randn(40, 384)
+    assert MaskedDropout(0.5).eval()(x) is x
+    assert MaskedDropout(0.0).train()(x) is x
+    layer, state = MaskedDropout(0.5).train(), torch.get_rng_state()
+    first = layer(x)
+    torch.set_rng_state(state)
+    assert torch.equal(layer(x), first)
+    assert not torch.equal(layer(x), first)
+
+
+def test_a_mask_of_hidden_states_is_one_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one window of the bank comes again, its partner is another."""
+    shares: list[float] = []
+
+    def counting(rows: int, width: int, p: float, **given: Any) -> Tensor:
+        shares.append(p)
+        return dropout_mask(rows, width, p, **given)
+
+    monkeypatch.setattr("veneer.lora.dropout.dropout_mask", counting)
+    MaskedDropout(0.19).train()(torch.ones(4, 8))
+    assert shares == pytest.approx([0.1, 0.1])

@@ -262,7 +262,7 @@ def test_a_sample_of_the_training_texts_is_evaluated_beside_dev(
         assert torch.equal(sample.targets[i], dev.train.targets[row])
     _, history = train_all(dev, tmp_path)
     (_, last) = evaluations(history, "train")
-    logits = loop.compute_logits(dev.model, dev.train.texts)[rows]
+    logits = loop.split_logits(dev.model, dev.train)[rows]
     targets = dev.train.targets[rows]
     loss = functional.binary_cross_entropy_with_logits(logits, targets) if multi else functional.cross_entropy(logits, targets)
     assert last["loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -429,7 +429,7 @@ def test_a_dev_loss_that_is_not_finite_stops(
     make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the last step may leave the weights: no step comes after it to see."""
-    monkeypatch.setattr(loop, "compute_logits", lambda model, texts: torch.full((len(texts), 3), float("nan")))
+    monkeypatch.setattr(loop, "split_logits", lambda model, split: torch.full((len(split), 3), float("nan")))
     with pytest.raises(TrainingError, match=r"step 5: the loss on dev is nan\. Fix: a lower training\.learning_rate"):
         train_all(make_job(), tmp_path)
 

@@ -50,10 +50,11 @@ def quiet() -> Console:
 def test_every_contender_decides_on_the_judged_split(tmp_path: Path, tiny_base: Base, multi: bool) -> None:
     ground = ground_of(tmp_path, tiny_base(), multi=multi, pooling="mean")
     seen: list[int] = []
+    ground = ground.with_vectors(seen.append)
     contenders = [
         majority_contender(ground),
         text_contender(ground),
-        embedding_contender(ground, seen.append),
+        embedding_contender(ground),
         head_contender(ground, quiet()),
         full_contender(ground, quiet()),
     ]
@@ -85,7 +86,7 @@ def test_what_is_fitted_is_calibrated_as_the_adapter_is(
     ground = ground_of(tmp_path, tiny_base(), multi=True, test=test, pooling="mean")
     contenders = [
         text_contender(ground),
-        embedding_contender(ground, lambda _: None),
+        embedding_contender(ground.with_vectors(lambda _: None)),
         head_contender(ground, quiet()),
         full_contender(ground, quiet()),
     ]
@@ -114,7 +115,7 @@ def test_embeddings_are_those_of_the_frozen_base(tmp_path: Path, tiny_base: Base
 
     monkeypatch.setattr(rivals, "fit_linear", fit_linear)
     ground = ground_of(tmp_path, tiny_base(), pooling="mean")
-    assert embedding_contender(ground, lambda _: None) is None
+    assert embedding_contender(ground.with_vectors(lambda _: None)) is None
     model = build_classifier(ground.base, 2, pooling="mean")
     with torch.no_grad():
         plain = [
@@ -136,7 +137,7 @@ def test_the_head_alone_leaves_the_base_as_it_is(tmp_path: Path, tiny_base: Base
         return made[-1]
 
     monkeypatch.setattr(rivals, "make_model", kept)
-    ground = ground_of(tmp_path, tiny_base(), pooling="cls")
+    ground = ground_of(tmp_path, tiny_base(), pooling="cls").with_vectors(lambda _: None)
     before = {name: tensor.clone() for name, tensor in build_classifier(ground.base, 2, pooling="cls").state_dict().items()}
     head_contender(ground, quiet())
     full_contender(ground, quiet())

@@ -150,8 +150,10 @@ def _contenders(run: ComparedRun, base: str | None, full: bool) -> Iterator[tupl
     with console.status(TEXT_BASELINE):
         text = text_contender(ground)
     yield TEXT_BASELINE, text
-    with progress_bar("embeddings", sum(map(len, ground.splits.values()))) as bar:
-        embeddings = embedding_contender(ground, bar)
+    with progress_bar("vectors of the texts", sum(map(len, ground.splits.values()))) as bar:
+        ground = ground.with_vectors(bar)
+    with console.status(EMBEDDINGS):
+        embeddings = embedding_contender(ground)
     yield EMBEDDINGS, embeddings
     trained: dict[str, Callable[[Ground, Console], Contender]] = {HEAD_ONLY: head_contender}
     if full:

@@ -127,12 +127,12 @@ def _precision(config: RunConfig, device: DeviceType) -> str:
 def _column(base: BaseLocation, config: RunConfig, device: DeviceType, checkpointing: bool, labels: int, texts: int) -> Column:
     from veneer.adaptation import checkpoint_activations, turn_on_dropout
     from veneer.estimate import estimate_step
-    from veneer.training.setup import method_of, method_plan
+    from veneer.training.setup import base_dropout_rate, method_of, method_plan
 
     precision = _precision(config, device)
     model = meta_model(base, config, device, precision, labels)
-    rate = config.training.base_dropout
-    turn_on_dropout(model, None if rate == "auto" else rate)
+    if device != "cpu":  # whose masks are views of one bank
+        turn_on_dropout(model, base_dropout_rate(config))
     if checkpointing:
         checkpoint_activations(model)
     model.train()

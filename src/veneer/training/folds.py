@@ -130,7 +130,7 @@ def _train_fold(work: FoldedTraining, trained_on: np.ndarray[Any, np.dtype[np.bo
     model = make_model(config, work.base, len(labels), precision, prompt)
     job = make_job(model, quiet, task, labels, splits[0], splits[1], precision)
     with TemporaryDirectory() as name, _FoldTracker(Path(name), lambda: move(1.0 / job.steps)) as tracker:
-        progress = fit(job, Checkpoints(Path(name), {}), tracker)
+        progress = fit(job.with_vectors(tracker), Checkpoints(Path(name), {}), tracker)
     move((job.steps - progress.step) / job.steps)  # those that patience saved
     load_trained(model, progress.best_tensors)
     return compute_logits(model, splits[2].texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ from veneer import lora
 from veneer.config import TrainingSettings
 from veneer.errors import Interrupted, TrainingError
 from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
-from veneer.inference import compute_logits
 from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch
@@ -27,6 +26,7 @@ from veneer.training.interrupt import Interrupt
 from veneer.training.optim import Trained, build_optimizer, learning_rate_factor, set_learning_rate
 from veneer.training.prepare import Split
 from veneer.training.tracking import Tracker
+from veneer.training.vectors import fits_memory, split_logits, vectors_stay, with_vectors
 from veneer.training.weights import averaged, load_trained, move_average, trained_tensors
 
 STANDSTILL = 1e-10
@@ -113,6 +113,15 @@ class Job:
         """The training texts that are evaluated whenever dev is: the same ones each time, and no more than dev has."""
         return self.train.sample(min(len(self.dev), MOST_SAMPLED), self.seed)
 
+    def with_vectors(self, tracker: Tracker) -> Job:
+        """The job with the vectors that the head reads, where they stay the same and memory holds them; else as it is."""
+        model = self.model
+        if not (vectors_stay(model) and fits_memory(model, self.train) and fits_memory(model, self.dev)):
+            return self
+        with tracker.bar(len(self.train) + len(self.dev), 0, "vectors of the texts"):
+            train, dev = (with_vectors(model, split, tracker.move) for split in (self.train, self.dev))
+        return replace(self, train=train, dev=dev)
+
     @property
     def lengths(self) -> Indices:
         """`[N]` tokens of each training text."""
@@ -129,7 +138,10 @@ class Job:
 
     def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
         """`[1]`: the share of `part` in the mean loss of the texts of `batches`."""
-        logits = self.model(self.model.batch(self.train.texts, part.tolist()))
+        if self.train.vectors is None:
+            logits = self.model(self.model.batch(self.train.texts, part.tolist()))
+        else:
+            logits = self.model.classify(self.train.vectors[part].to(self.model.device))
         losses = self.task.losses(logits, self.train.targets[part].to(logits.device), self.objective)
         return losses.sum().view(1) / sum(map(len, batches))
 
@@ -352,7 +364,7 @@ def _is_better(score: float, loss: float, progress: Progress) -> bool:
 
 def _scores(job: Job, split: Split) -> dict[str, float]:
     """The metrics of a split and its loss: the plain one without class weights or smoothing, and without dropout."""
-    logits = compute_logits(job.model, split.texts)
+    logits = split_logits(job.model, split)
     scores = point_metrics(
         split.targets.numpy(), job.task.decide(logits).numpy(), logits.shape[1], job.task.name == "multi_label"
     )

@@ -42,11 +42,13 @@ class Split:
         examples: the rows, N of them.
         texts: their token ids.
         targets: `[N]` int64, or `[N, C]` float32 where a text has any number of labels.
+        vectors: `[N, H]` float32 that the head reads, where training does not change them (`vectors.py`); else None.
     """
 
     examples: tuple[Example, ...]
     texts: EncodedTexts
     targets: Tensor
+    vectors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -60,7 +62,8 @@ class Split:
         tokens = np.repeat(np.isin(np.arange(len(self)), rows), lengths)
         offsets = np.concatenate([[0], np.cumsum(lengths[rows])])
         chosen = EncodedTexts(texts.ids[tokens], texts.type_ids[tokens], offsets, cut=0)
-        return Split(tuple(self.examples[row] for row in rows), chosen, self.targets[rows])
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return Split(tuple(self.examples[row] for row in rows), chosen, self.targets[rows], vectors)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from veneer.bases import BaseLocation, load_tokenizer
 from veneer.config import RunConfig
 from veneer.config_file import load_config
 from veneer.errors import Interrupted
-from veneer.inference import compute_logits, compute_pooled
 from veneer.methods import METHODS, MethodPlan
 from veneer.model import Classifier, build_classifier
 from veneer.precision import pick_device
@@ -43,6 +42,7 @@ from veneer.training.loop import fit
 from veneer.training.prepare import Material, Split, encode_split
 from veneer.training.setup import make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
+from veneer.training.vectors import split_logits, vectors_stay, with_vectors
 from veneer.training.weights import load_trained
 
 MAJORITY = "most frequent answer"
@@ -75,12 +75,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Ground:
-    """What all contenders share: a run's configuration, its data, and its base, which is not adapted."""
+    """What all contenders share: a run's configuration, its data, and its base, which is not adapted.
+
+    Attributes:
+        vector_seconds: what it took to compute the vectors of the splits, once they have them.
+    """
 
     config: RunConfig
     material: Material
     base: BaseLocation
     splits: dict[str, Split]
+    vector_seconds: float = 0.0
 
     @classmethod
     def of(cls, config: RunConfig, material: Material, base: BaseLocation) -> Ground:
@@ -95,6 +100,20 @@ class Ground:
             for name, examples in material.examples.items()
         }
         return cls(config, material, base, splits)
+
+    def with_vectors(self, bar: Bar) -> Ground:
+        """The splits with the base's vectors of their texts, which two contenders read.
+
+        Args:
+            bar: called with how many texts of all splits are done, batch by batch.
+
+        Raises:
+            BaseError: the base cannot be loaded.
+        """
+        start = time.perf_counter()
+        model = _fresh(self)
+        splits = {name: with_vectors(model, split, bar) for name, split in self.splits.items()}
+        return replace(self, splits=splits, vector_seconds=time.perf_counter() - start)
 
     @property
     def judged(self) -> Split:
@@ -129,36 +148,24 @@ def text_contender(ground: Ground) -> Contender | None:
     return Contender(TEXT_BASELINE, decisions, found.seconds, found.model.parameters, found.description)
 
 
-def embedding_contender(ground: Ground, bar: Bar) -> Contender | None:
-    """Logistic regression on the base's vectors of the texts; None where it is too much work.
-
-    Args:
-        bar: called with how many texts of all splits are done, batch by batch.
-
-    Raises:
-        BaseError: the base cannot be loaded.
-    """
+def embedding_contender(ground: Ground) -> Contender | None:
+    """Logistic regression on the vectors of `Ground.with_vectors`; None where it is too much work."""
     start = time.perf_counter()
-    model = _fresh(ground)
-    vectors = {name: compute_pooled(model, split.texts, progress=bar).numpy() for name, split in ground.splits.items()}
+    vectors = {name: split.vectors.numpy() for name, split in ground.splits.items() if split.vectors is not None}
     mean, spread = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
-    for one in vectors.values():  # in place: those of a large file are hundreds of megabytes
-        one -= mean
-        one /= spread
+    vectors = {name: (one - mean) / spread for name, one in vectors.items()}
     found = fit_linear(vectors["train"], vectors["dev"], _judged(ground))
     if found is None:
         return None
     linear = found[1]
     logits = {name: linear.logits(vectors[name]) for name in ground.decisive}
     decisions = decide_like_ours(ground.config, ground.material, logits)
-    seconds = time.perf_counter() - start
-    return Contender(
-        EMBEDDINGS, decisions, seconds, linear.parameters, f"{model.plan.pooling} pooling, {describe_choice(linear)}"
-    )
+    seconds = ground.vector_seconds + time.perf_counter() - start
+    return Contender(EMBEDDINGS, decisions, seconds, linear.parameters, describe_choice(linear))
 
 
 def head_contender(ground: Ground, console: Console) -> Contender:
-    """The head trained over the frozen base: the method `head`.
+    """The head trained over the frozen base: the method `head`, on the vectors of the ground where it has them.
 
     Raises:
         BaseError: the base cannot be loaded.
@@ -187,7 +194,7 @@ def _fresh(ground: Ground) -> Classifier:
         ground.base,
         len(ground.material.labels),
         pooling=config.pooling,
-        dtype=precision_of(config).dtype,
+        dtype=precision_of(by_method(config, "head")).dtype,
         base_precision=config.base_precision,
     )
     return model.to(pick_device())
@@ -198,19 +205,20 @@ def _trained(ground: Ground, console: Console, name: str, method: str) -> Conten
     config = by_method(ground.config, method)
     precision = precision_of(config)
     model = make_model(config, ground.base, len(material.labels), precision)
-    job = make_job(model, config, material.task, material.labels, ground.splits["train"], ground.splits["dev"], precision)
+    given = vectors_stay(model)
+    splits = {name: split if given else replace(split, vectors=None) for name, split in ground.splits.items()}
+    job = make_job(model, config, material.task, material.labels, splits["train"], splits["dev"], precision)
     with tempfile.TemporaryDirectory() as folder, Tracker(Path(folder), console) as tracker:
         try:
-            progress = fit(job, Checkpoints(Path(folder), {}), tracker)
+            progress = fit(job.with_vectors(tracker), Checkpoints(Path(folder), {}), tracker)
         except (Interrupted, KeyboardInterrupt):
             raise Interrupted(f"stopped while training: {name}; nothing of it is kept") from None
     load_trained(model, progress.best_tensors)
     trained = sum(parameter.numel() for parameter in model.trainable().values())
-    logits = {name: compute_logits(model, ground.splits[name].texts) for name in ground.decisive}
+    logits = {name: split_logits(model, splits[name]) for name in ground.decisive}
     decisions = decide_like_ours(ground.config, material, logits)
-    return Contender(
-        name, decisions, progress.seconds, trained, f"learning rate {job.settings.learning_rate:g}, {precision.name}"
-    )
+    seconds = progress.seconds + (ground.vector_seconds if given else 0.0)
+    return Contender(name, decisions, seconds, trained, f"learning rate {job.settings.learning_rate:g}, {precision.name}")
 
 
 def by_method(config: RunConfig, method: str) -> RunConfig:
@@ -229,6 +237,8 @@ def by_method(config: RunConfig, method: str) -> RunConfig:
     }
     if METHODS[method].trains_base(MethodPlan()):
         changes |= {"training.precision": "fp32", "base_precision": "auto"}
+    if method == "head":
+        changes["training.base_dropout"] = "auto"
     return load_config(config, changes)
 
 

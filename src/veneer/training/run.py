@@ -73,7 +73,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
         with how_to_go_on(folder):
-            progress = fit(job, checkpoints, tracker, resume=resume)
+            progress = fit(job.with_vectors(tracker), checkpoints, tracker, resume=resume)
             result = finish(setting, job, progress, tracker)
     checkpoints.remove()
     return result

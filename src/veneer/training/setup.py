@@ -47,11 +47,22 @@ def make_model(
         model = build_word_classifier(base, prompt, dtype=precision.dtype)
     method_of(config).apply(model, plan)
     model.to(pick_device())
-    rate = config.training.base_dropout
-    turn_on_dropout(model, None if rate == "auto" else rate)
+    turn_on_dropout(model, base_dropout_rate(config))
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def base_dropout_rate(config: RunConfig) -> float | None:
+    """Of the base's own dropout layers; None for the rates that the base was made with.
+
+    A head alone is trained without: it has too few parameters to learn the texts by heart, and so each text has one vector in the
+    whole training, which is computed once (`vectors.py`).
+    """
+    rate = config.training.base_dropout
+    if rate == "auto":
+        return 0.0 if config.method == "head" else None
+    return rate
 
 
 def method_of(config: RunConfig) -> Method:

@@ -99,6 +99,11 @@ class Tracker:
             finally:
                 self._bar = self._task = None
 
+    def move(self, count: int) -> None:
+        """So many more of the bar's total are done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count)
+
     def advance(self, row: Mapping[str, Any]) -> None:
         """One step is done; `row` is its row of `metrics.jsonl`."""
         self.record(row)
