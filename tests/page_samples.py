@@ -35,6 +35,35 @@ def multi_label(labels: int = 8, texts: int = 300) -> dict[str, Any]:
     return _report("multi_label", [*MOODS, *(f"label {i}" for i in range(8, 100))][:labels], texts)
 
 
+def made(how: str = "combine", not_scored: str = "") -> dict[str, Any]:
+    """A report of a run that was made from others, one of which was made itself; without scores where `not_scored` says why."""
+    report = single_label() | {"training": None, "history": [], "verdict": None, "diagnosis": None}
+    if not_scored:
+        report |= {"evaluations": {}, "calibration": None, "splits": {}, "data": {"fingerprints": {}}}
+    ranks = {f"encoder.layer.{i}.query": 8 for i in range(3)}
+    first = {
+        "folder": "runs/a",
+        "weight": 0.7,
+        "score": [0.81, 0.75, 0.86],
+        "stored_bytes": 1_234_567,
+        "lora_parameters": 2_048,
+        "ranks": ranks,
+        "made_from": None,
+    }
+    of_second = made_from("shrink", [first | {"folder": "runs/b-large"}], ranks)
+    second = first | {"folder": "runs/b", "weight": 0.3, "score": None, "made_from": of_second}
+    sources = [first] if how == "shrink" else [first, second]
+    now = dict(zip(ranks, (5, 2, 0), strict=True)) if how != "ensemble" else {}
+    return report | {"made_from": made_from(how, sources, now) | {"not_scored": not_scored}}
+
+
+def made_from(how: str, runs: list[dict[str, Any]], ranks: dict[str, int]) -> dict[str, Any]:
+    """How a run was made."""
+    told = {"least score asked for": 0.75, "calibration": "fitted again on dev"} if how == "shrink" else {}
+    sizes = {"stored_bytes": 654_321, "lora_parameters": 1_024}
+    return {"how": how, "runs": runs, "metric": "macro_f1", "ranks": ranks, "not_scored": "", "told": told, **sizes}
+
+
 def minimal() -> dict[str, Any]:
     """A report in which every part that may be null is."""
     nulls = ("splits training parameters evaluations versions configuration data history verdict calibration diagnosis").split()

@@ -34,7 +34,7 @@ from veneer.heads import HeadPlan
 from veneer.methods import METHODS, Stored
 from veneer.model import Classifier, build_classifier
 from veneer.precision import Precision, choose_precision, pick_device
-from veneer.run_files import CONFIG_FILE, INFO_FILE
+from veneer.run_files import CONFIG_FILE, INFO_FILE, PAGE_FILE, REPORT_FILE
 from veneer.run_info import COPY_AGAIN, HEAD_FILE, MEMBERS, ArtifactInfo, check_single, info_text, read_info, read_tree
 from veneer.word_model import build_word_classifier
 
@@ -86,8 +86,8 @@ def save_ensemble(folder: Path, members: Sequence[Path], info: ArtifactInfo) -> 
         read_info(member)
         target = folder / MEMBERS / str(number)
         target.mkdir(parents=True)
-        for name in (*read_tree(member)["files"], CONFIG_FILE, INFO_FILE):
-            if (member / name).is_file():  # not every run has kept its configuration
+        for name in (*read_tree(member)["files"], CONFIG_FILE, REPORT_FILE, PAGE_FILE, INFO_FILE):
+            if (member / name).is_file():  # not every run has kept its configuration and its report
                 shutil.copyfile(member / name, target / name)
         sync_files(target.iterdir())
         sync_folder(target)

@@ -1,6 +1,7 @@
-"""`veneer.json`: what a run folder says of itself, and whether the folder is whole.
+"""`veneer.json`: what a run folder says of itself, and whether the folder is whole. `report.json` is read here, too.
 
-Knows the keys, the format version and the checksums; loads no model. A folder may come from anybody: every value is checked here.
+Knows the keys, the format version and the checksums; loads no model. A folder may come from anybody: every value of `veneer.json`
+is checked here. Of the report only its reader knows the keys.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from veneer.labels import LabelSet
 from veneer.methods import METHODS
 from veneer.packing import Pooling
 from veneer.quantise import BasePrecision
-from veneer.run_files import CONFIG_FILE, INFO_FILE
+from veneer.run_files import CONFIG_FILE, INFO_FILE, REPORT_FILE
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 2
@@ -167,6 +168,24 @@ def read_tree(folder: Path) -> dict[str, Any]:
     return tree
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """`report.json` as it is, its values not checked; empty where there is none.
+
+    Raises:
+        ArtifactError: it is no JSON object.
+    """
+    path = folder / REPORT_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
+    return tree
+
+
 def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
     """The keys of `veneer.json` whose values are not what veneer writes."""
     method = METHODS.get(str(tree.get("method", "lora")))
@@ -224,9 +243,15 @@ def why_none(folder: Path) -> str:
             f"is no run folder: it holds no {INFO_FILE}, but a plain transformers checkpoint, such as veneer merge writes. "
             "Fix: the folder of the run itself; a merged checkpoint is used with transformers, as its README.md says"
         )
-    if tasks := sorted(path.parent for path in folder.glob(f"*/{INFO_FILE}")) if (folder / CONFIG_FILE).is_file() else []:
-        return f"holds the runs of {len(tasks)} tasks trained together. Fix: one of them: {', '.join(map(str, tasks))}"
-    return f"is no run folder: it holds no {INFO_FILE}"
+    return why_several(folder) or f"is no run folder: it holds no {INFO_FILE}"
+
+
+def why_several(folder: Path) -> str:
+    """Of the folder of several tasks, that it is one and what to do; else empty."""
+    tasks = sorted(path.parent for path in folder.glob(f"*/{INFO_FILE}")) if (folder / CONFIG_FILE).is_file() else []
+    if not tasks:
+        return ""
+    return f"holds the runs of {len(tasks)} tasks trained together. Fix: one of them: {', '.join(map(str, tasks))}"
 
 
 def _check_files(folder: Path, files: dict[str, Any]) -> None:

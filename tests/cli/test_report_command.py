@@ -55,9 +55,9 @@ def test_nothing_is_opened_unasked(folder, monkeypatch):
     assert call(folder).exit_code == 0
 
 
-def test_a_run_that_was_not_trained_has_none_and_says_what_to_do(tmp_path):
+def test_a_run_without_one_says_what_to_do(tmp_path):
     (tmp_path / "veneer.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=rf"not trained.*Fix: veneer evaluate {tmp_path} --data FILE"):
+    with pytest.raises(ArtifactError, match=rf"holds no report.json.*Fix: veneer evaluate {tmp_path} --data FILE"):
         call(tmp_path)
 
 

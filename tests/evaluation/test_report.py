@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from veneer.evaluation.calibration import fit_calibration
-from veneer.evaluation.metrics import score
-from veneer.evaluation.report import FORMAT_VERSION, MOST_STEPS, Findings, RunFacts, build_report
+from veneer.evaluation.metrics import Interval, score
+from veneer.evaluation.report import FORMAT_VERSION, MOST_STEPS, Findings, MadeFrom, RunFacts, Source, TrainingFacts, build_report
 from veneer.tasks import TASKS
 
 FACTS = RunFacts(
@@ -19,12 +20,7 @@ FACTS = RunFacts(
     base="minilm",
     labels=("坏", "好"),
     splits={"train": 80, "dev": 4},
-    metric="macro_f1",
-    best_step=20,
-    steps=30,
-    epochs=3.0,
-    seconds=12.5,
-    texts_per_second=480.0,
+    training=TrainingFacts("macro_f1", best_step=20, steps=30, epochs=3.0, seconds=12.5, texts_per_second=480.0),
     parameters={"trainable": 10, "total": 100},
     versions={"torch": "2.13.0"},
     configuration={"seed": 42, "training": {"epochs": 3}},
@@ -53,6 +49,7 @@ def test_the_report_is_json_and_holds_every_fact():
             "seconds": 12.5,
             "texts_per_second": 480.0,
         },
+        "made_from": None,
         "parameters": {"trainable": 10, "total": 100},
         "evaluations": {"dev": dev.to_json()},
         "versions": {"torch": "2.13.0"},
@@ -66,6 +63,28 @@ def test_the_report_is_json_and_holds_every_fact():
         "calibration": None,
         "diagnosis": None,
     }
+
+
+def test_a_run_that_was_made_says_from_what_and_has_no_training() -> None:
+    first = Source("runs/a", 0.5, Interval(0.8, 0.7, 0.9), 900, 64, {"layer": 8}, {"how": "shrink"})
+    second = Source("runs/b", 0.5, None, 900, 64, {"layer": 2}, None)
+    made = MadeFrom("combine", (first, second), "macro_f1", 1800, 128, {"layer": 10}, "b was trained on them", {"bound": 0.7})
+    report = json.loads(json.dumps(build_report(replace(FACTS, training=None, made_from=made), {}, NOTHING), allow_nan=False))
+    assert report["training"] is None
+    runs = report["made_from"].pop("runs")
+    assert report["made_from"] == {
+        "how": "combine",
+        "metric": "macro_f1",
+        "stored_bytes": 1800,
+        "lora_parameters": 128,
+        "ranks": {"layer": 10},
+        "not_scored": "b was trained on them",
+        "told": {"bound": 0.7},
+    }
+    assert [(run["folder"], run["score"], run["made_from"]) for run in runs] == [
+        ("runs/a", [0.8, 0.7, 0.9], {"how": "shrink"}),
+        ("runs/b", None, None),
+    ]
 
 
 def test_what_was_found_is_there_as_json() -> None:

@@ -35,7 +35,7 @@ def logits(folder: Path) -> Tensor:
 
 
 def combined(folders: Sequence[Path], weights: Sequence[float], out: Path) -> Path:
-    return combine_runs(folders, out, weights, run_config(folders[0]), None).folder
+    return combine_runs(folders, out, weights, run_config(folders[0]), "no texts").folder
 
 
 def close(one: Tensor, other: Tensor) -> None:
@@ -135,7 +135,7 @@ def test_an_ensemble_gives_the_mean_of_its_runs_probabilities(tiny_base: Base, t
         random_run(tmp_path / "b", tiny_base(), seed=2, labels=("z", "x", "y"), bias="all", rank=2),
         random_run(tmp_path / "c", tiny_base(), seed=3, labels=("y", "z", "x"), train_top_layers=1),
     ]
-    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None).folder
+    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts").folder
     found = load(out, precision="fp32").predict(TEXTS)
     single = [load(folder, precision="fp32").predict(TEXTS) for folder in folders]
     for i in range(len(TEXTS)):

@@ -22,7 +22,7 @@ Base = Callable[..., Path]
 
 
 def combined(folders: list[Path], out: Path, weights: list[float] | None = None) -> Path:
-    return combine_runs(folders, out, weights or [0.5] * len(folders), run_config(folders[0]), None).folder
+    return combine_runs(folders, out, weights or [0.5] * len(folders), run_config(folders[0]), "no texts").folder
 
 
 def other(folder: Path, base: Path, **changes: Any) -> Path:
@@ -54,14 +54,14 @@ def test_label_words_are_not_put_together(tiny_base: Base, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
         combined(folders, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
-        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None)
+        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 def test_another_base_is_named(tiny_base: Base, tmp_path: Path) -> None:
     folders = [random_run(tmp_path / "a", tiny_base("bert")), other(tmp_path / "b", tiny_base("ernie"))]
     with pytest.raises(ArtifactError, match=r"b: base sha256:\w+…, but sha256:\w+… in "):
-        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None)
+        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts")
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5, 0.5], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0]])
@@ -81,7 +81,7 @@ def test_what_is_not_known_is_not_carried_over(tiny_base: Base, tmp_path: Path) 
 
 def test_an_ensemble_is_whole_and_has_one_base_in_memory(tiny_base: Base, tmp_path: Path) -> None:
     folders = [random_run(tmp_path / "a", tiny_base(), seed=1), other(tmp_path / "b", tiny_base())]
-    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), None).folder
+    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts").folder
     for folder in folders:
         folder.rename(folder.with_name(f"{folder.name}-gone"))
     predictor = load(out, precision="fp32")

@@ -37,7 +37,7 @@ def learned(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dev_of(folder: Path) -> Dev:
     opened = open_run(folder)
-    return Dev.of(opened.material.examples["dev"], opened.config, opened.info.label_set)
+    return Dev.of(opened.material, opened.config, opened.info.label_set)
 
 
 def shrunk(folder: Path, out: Path, keep: float = 0.99, **options: Any) -> Shrunk:
@@ -145,6 +145,13 @@ class TestTheCalibration:
         assert coverage is not None
         assert (coverage.target, coverage.texts) == (0.9, 30)
         assert coverage.level != 0.5
+
+    def test_where_it_is_kept_the_report_tells_nothing_that_was_measured_with_it(self, learned: Path, tmp_path: Path) -> None:
+        assert shrunk(learned, tmp_path / "small", goal=None).calibration.startswith("kept: ")
+        of_run, report = (json.loads((one / "report.json").read_text()) for one in (learned, tmp_path / "small"))
+        kept = {key: of_run["calibration"][key] for key in ("target", "texts", "split", "method", "parameters")}
+        assert report["calibration"] == kept
+        assert kept["parameters"] == read_info(tmp_path / "small").calibration
 
     def test_a_run_without_one_stays_without(self, learned: Path, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(learned, tmp_path / "run"))

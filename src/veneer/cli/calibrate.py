@@ -14,7 +14,7 @@ from rich.text import Text
 
 from veneer.cli import flags
 from veneer.cli.output import messages, print_commands, print_hanging, print_json, print_lines, results
-from veneer.cli.runs import changed_files, read_report
+from veneer.cli.runs import changed_files, require_own_texts
 from veneer.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def _dev(predictor: Predictor, folder: Path, config: RunConfig) -> Labelled:
     from veneer.cli.labelled import run_on
     from veneer.training.prepare import read_material
 
+    require_own_texts(folder)
     fix = "Fix: --data FILE with labelled texts that took no part in training"
     try:
         material = read_material(config)
@@ -157,7 +158,7 @@ def _score(labelled: Labelled, calibration: Calibration, config: RunConfig, labe
 def _store(folder: Path, fitted: Fitted | None, dev: Evaluation | None) -> None:
     """Into `veneer.json`, and into the report and its page where there is one of this version; both with the scores on `dev`."""
     from veneer.evaluation.report import FORMAT_VERSION
-    from veneer.run_info import read_info, update_info
+    from veneer.run_info import read_info, read_report, update_info
     from veneer.training.finish import write_report
 
     report, info = read_report(folder), read_info(folder)

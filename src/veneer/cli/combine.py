@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,21 +41,21 @@ def combine(
     from veneer.thinner import combine_runs, make_ensemble
 
     config = run_config(folders[0])
-    dev, why = _dev(folders, config)
+    dev = _dev(folders, config)
     passes = len(folders) if ensemble else 1
-    with progress_bar("scoring on dev", 0 if dev is None else len(dev.examples)) as progress:
+    with progress_bar("scoring on dev", 0 if isinstance(dev, str) else len(dev)) as progress:
         if ensemble:
             made = make_ensemble(folders, out, config, dev, base=base, progress=progress)
         else:
             made = combine_runs(folders, out, shares, config, dev, base=base, progress=progress)
     if json:
-        print_json(made.to_json() | {"not_scored": why})
+        print_json(made.to_json() | {"not_scored": dev if isinstance(dev, str) else ""})
         return
     console = results()
     what = f"the mean of {passes} runs' probabilities" if ensemble else f"ranks up to {max(made.ranks.values())}"
     print_lines(console, f"{made.folder}: {what}; loaded again, the logits of probe texts are the same")
-    if made.score is None:
-        print_lines(console, f"scores and calibration: none. {why}")
+    if isinstance(dev, str) or made.score is None:
+        print_lines(console, f"scores and calibration: none. {dev}")
     else:
         score = made.score
         print_lines(
@@ -72,21 +73,26 @@ def _parse(weights: str) -> list[float]:
         raise InputError(f"--weights takes numbers with commas between them, such as 0.5,0.5, not '{weights}'") from None
 
 
-def _dev(folders: list[Path], config: RunConfig) -> tuple[Dev | None, str]:
-    """The dev texts of the first run, or None and why they cannot judge what the runs are together."""
+def _dev(folders: list[Path], config: RunConfig) -> Dev | str:
+    """The dev texts of the first run, and its test texts if they judge too; or why none can judge what the runs are together."""
     from veneer.cli.compared_run import open_run
     from veneer.thinner import Dev
 
     try:
         first, *others = [open_run(folder) for folder in folders]
     except InputError as error:
-        return None, f"The data of the runs cannot be read again: {error}"
-    dev, own = first.material.examples["dev"], {(one.text, one.pair) for one in first.material.examples["train"]}
+        return f"The data of the runs cannot be used: {error}"
+    material = first.material
+    own = {(one.text, one.pair) for one in material.examples["train"]}
     for run in others:
         seen = {(one.text, one.pair) for one in run.material.examples["train"]} - own
-        if known := sum((one.text, one.pair) in seen for one in dev):
-            return None, (
-                f"{run.folder} was trained on {known:,} of the {len(dev):,} dev texts of {first.folder}. "
+        known = {name: sum((one.text, one.pair) in seen for one in examples) for name, examples in material.examples.items()}
+        if known["dev"]:
+            return (
+                f"{run.folder} was trained on {known['dev']:,} of the {len(material.examples['dev']):,} dev texts "
+                f"of {first.folder}. "
                 "Fix: train the runs with one --dev file; or veneer evaluate and calibrate with --data FILE"
             )
-    return Dev.of(dev, config, first.info.label_set), ""
+        if known.get("test"):
+            material = replace(material, examples={name: some for name, some in material.examples.items() if name != "test"})
+    return Dev.of(material, config, first.info.label_set)

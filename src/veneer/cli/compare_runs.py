@@ -182,7 +182,7 @@ def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
         decisions = run.decide(split, base)
         scored.append(Scored(run, score_interval(compared, decisions), decisions))
     duels = tuple(_duel(compared, scored[0], other, examples) for other in scored[1:])
-    return SideBySide(split, compared, _differing([run.config for run in runs]), tuple(scored), duels)
+    return SideBySide(split, compared, _differing(runs), tuple(scored), duels)
 
 
 def _check_same(first: ComparedRun, other: ComparedRun, split: str) -> None:
@@ -233,12 +233,14 @@ def _decided(decision: NDArray[Any], labels: tuple[str, ...]) -> list[str]:
     return [labels[int(i)] for i in (np.flatnonzero(decision) if decision.ndim else [decision])]
 
 
-def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """Dotted key -> its value in each configuration, of the keys whose values differ; the folder itself is none.
+def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    """Dotted key -> its value in each run's configuration, of the keys whose values differ; the folder itself is none.
 
-    None stands for a setting that the run's method does not read; one that none of the methods reads is left out.
+    None stands for a setting that the run's method does not read; one that none of the methods reads is left out. How a run was
+    made from others comes first, and its ranks stand for those of the configuration, which is that of the first of them.
     """
-    flat = [_flat(config) for config in configs]
+    configs = [run.config for run in runs]
+    flat = [{"made by": _making(run), **_flat(run.config), **_own_ranks(run)} for run in runs]
     differing: dict[str, list[Any]] = {}
     for key in flat[0]:
         if key != "out" and any(one[key] != flat[0][key] for one in flat):
@@ -246,6 +248,19 @@ def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
             if any(value is not None for value in values):
                 differing[key] = values
     return differing
+
+
+def _making(run: ComparedRun) -> str | None:
+    made = run.made
+    return None if made is None else f"{made.by}, from {', '.join(source.folder for source in made.runs)}"
+
+
+def _own_ranks(run: ComparedRun) -> dict[str, str | None]:
+    """The ranks of a run that was made from others; an ensemble has none of its own."""
+    if run.made is None:
+        return {}
+    ranks = sorted(set(run.made.ranks.values()))
+    return {"lora.rank": (str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}") if ranks else None}
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.cli.output import messages, progress_bar
-from veneer.cli.runs import changed_files, read_report, run_config
+from veneer.cli.runs import changed_files, require_own_texts, run_config
 from veneer.config import RunConfig
 from veneer.errors import DataError
 from veneer.evaluation.calibration import fit_calibration
+from veneer.evaluation.page.made import MadeFrom, read_made
 from veneer.predictor import load
-from veneer.run_info import ArtifactInfo, read_info
+from veneer.run_info import ArtifactInfo, read_info, read_report
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import target_tensor
 from veneer.training.prepare import Material, read_material
@@ -27,8 +28,9 @@ class ComparedRun:
     """A finished run and its data.
 
     Attributes:
-        seconds: of its training steps; None where the folder has no report.
-        parameters: how many were trained; likewise.
+        seconds: of its training steps; None where the folder has no report, or was made from others.
+        parameters: how many were trained; None without a report.
+        made: how it was made from others; None of a trained run.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class ComparedRun:
     material: Material
     seconds: float | None
     parameters: int | None
+    made: MadeFrom | None
 
     def logits(self, splits: Iterable[str], base: str | None) -> dict[str, Tensor]:
         """`[N, C]` by split.
@@ -87,6 +90,7 @@ def open_run(folder: Path) -> ComparedRun:
     config = run_config(folder)
     if config.data.label_names is not None:
         config.data.label_names = list(info.labels)  # the file they came from may be gone
+    require_own_texts(folder)
     report = read_report(folder)
     with messages().status(f"reading the data of {folder}"):
         material = read_material(config)
@@ -96,8 +100,9 @@ def open_run(folder: Path) -> ComparedRun:
         info,
         config,
         material,
-        report.get("training", {}).get("seconds"),
-        report.get("parameters", {}).get("trainable"),
+        (report.get("training") or {}).get("seconds"),
+        (report.get("parameters") or {}).get("trainable"),
+        read_made(report),
     )
 
 

@@ -49,8 +49,8 @@ def _read(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         if (folder / INFO_FILE).is_file():
             raise ArtifactError(
-                f"{folder} holds no {REPORT_FILE}: what veneer shrink or veneer combine made was not trained, so nothing is "
-                f"reported. Fix: veneer evaluate {folder} --data FILE for its scores, or veneer report of what it was made from"
+                f"{folder} holds no {REPORT_FILE}: it was not copied, or this is the last step of a run. "
+                f"Fix: veneer evaluate {folder} --data FILE for its scores, or the folder that the run's command wrote"
             ) from None
         why = f"holds no {REPORT_FILE}" if folder.is_dir() else "is no folder"
         raise ArtifactError(f"{folder} {why}. Fix: the folder that veneer train wrote, once the run has ended") from None

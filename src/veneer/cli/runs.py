@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig
 from veneer.config_file import load_config
-from veneer.errors import ArtifactError
-from veneer.run_files import CONFIG_FILE, INFO_FILE, REPORT_FILE
+from veneer.errors import ArtifactError, DataError
+from veneer.evaluation.page.made import read_made
+from veneer.run_files import CONFIG_FILE, INFO_FILE
+from veneer.run_info import read_report
 
 
 def is_run(path: Path) -> bool:
@@ -41,6 +42,21 @@ def run_config(folder: Path, overrides: Mapping[str, Any] | None = None, instead
     )
 
 
+def require_own_texts(folder: Path) -> None:
+    """Refuse a run that was made of others whose texts do not judge it: the files of its configuration are of the first alone.
+
+    Raises:
+        DataError: it is one.
+    """
+    made = read_made(read_report(folder))
+    if made is not None and made.not_scored:
+        sources = " and ".join(run.folder for run in made.runs)
+        raise DataError(
+            f"{folder} was made by {made.by} from {sources}, and has no dev texts of its own: {made.not_scored.splitlines()[0]}\n"
+            "Fix: veneer evaluate or veneer calibrate with --data FILE, labelled texts that none of them was trained on"
+        )
+
+
 def changed_files(folder: Path, config: RunConfig, trained_on: str, found: Mapping[str, str]) -> list[str]:
     """The files of a run whose texts or labels are no longer what it was trained with, each as `PLACE (split)`.
 
@@ -52,17 +68,3 @@ def changed_files(folder: Path, config: RunConfig, trained_on: str, found: Mappi
     known = {**(of_report if isinstance(of_report, dict) else {}), "train": trained_on}
     changed = [name for name, fingerprint in found.items() if known.get(name, fingerprint) != fingerprint]
     return [f"{getattr(config.data, name)} ({name})" for name in changed]
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """`report.json`; empty where there is none."""
-    path = folder / REPORT_FILE
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
-    return tree

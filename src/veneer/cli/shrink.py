@@ -40,14 +40,14 @@ def shrink(
     from veneer.thinner import Dev, shrink_run
 
     run = open_run(folder)
-    dev = Dev.of(run.material.examples["dev"], run.config, run.info.label_set)
+    dev = Dev.of(run.material, run.config, run.info.label_set)
     with messages().status("searching the lowest ranks: a pass over dev each") as status:
         done = 0
 
         def progress(passes: int) -> None:
             nonlocal done
             done += passes
-            status.update(f"searching the lowest ranks: {done} passes over {len(dev.examples):,} dev texts")
+            status.update(f"searching the lowest ranks: {done} passes over {len(dev):,} dev texts")
 
         goal = _goal(folder, run.info)
         shrunk = shrink_run(folder, out, dev, run.config, keep=keep, goal=goal, base=base, progress=progress)
@@ -59,8 +59,8 @@ def shrink(
 
 def _goal(folder: Path, info: ArtifactInfo) -> Goal | None:
     """What the run's decision rule was fitted for; None where that cannot be done again."""
-    from veneer.cli.runs import read_report
     from veneer.evaluation.goals import Goal
+    from veneer.run_info import read_report
 
     told = read_report(folder).get("calibration")
     target = told.get("target") if isinstance(told, dict) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ from veneer.adaptation import replace_adapter
 from veneer.artifact import Loaded, load_artifact
 from veneer.config import RunConfig
 from veneer.errors import ArtifactError, ConfigError, InputError
-from veneer.evaluation.metrics import Interval
+from veneer.evaluation.calibration import Fitted
+from veneer.evaluation.comparison import compared_metric
+from veneer.evaluation.metrics import Evaluation, Interval
+from veneer.evaluation.report import MadeFrom
 from veneer.heads import label_tensors
 from veneer.labels import shorten
+from veneer.model import Classifier
 from veneer.predictor import Predictor
 from veneer.run_info import HEAD_FILE, ArtifactInfo, package_versions, read_info
-from veneer.tasks import PLAIN, Calibration
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, plain_lora, write_run
+from veneer.thinner.made import count_together, made_report, score_of, source_of, stored_bytes
 
 # What must be the same in runs that go together, and how it is called in a message.
 _SHARED = {
@@ -73,7 +77,7 @@ def combine_runs(
     out: Path,
     weights: Sequence[float],
     config: RunConfig,
-    dev: Dev | None,
+    dev: Dev | str,
     *,
     base: str | None = None,
     progress: Callable[[int], None] | None = None,
@@ -85,7 +89,8 @@ def combine_runs(
     Args:
         weights: one a run, of a sum above 0.
         config: of the first run, whose labels' order, tokenizer and precision the new one has.
-        dev: its development texts, if none of the others was trained on them; None to leave scores and calibration out.
+        dev: its development texts, if none of the others was trained on them; else why there are none, so that scores and
+            calibration are left out.
         base: where the base is, if not where training found it.
 
     Raises:
@@ -97,52 +102,97 @@ def combine_runs(
     _check_weights(folders, weights)
     infos = [read_info(folder) for folder in folders]
     check_alike(folders, infos)
-    loaded = load_artifact(folders[0], base=base)
     adapters = [plain_lora(folder, info) for folder, info in zip(folders, infos, strict=True)]
     _check_stored(folders, adapters)
-    rows = label_tensors(loaded.model.network) if infos[0].own_head else ()
+    loaded = load_artifact(folders[0], base=base)
+    sources = [
+        source_of(folder, score_of(info, config), adapter, weight)
+        for folder, info, adapter, weight in zip(folders, infos, adapters, weights, strict=True)
+    ]
+    _fill(loaded.model, folders, infos, adapters, weights)
+    loaded = replace(loaded, info=joint_info(infos, loaded, dev))
+    judged = judge(dev, Predictor(loaded), config, progress)
+    loaded = replace(loaded, info=judged.told(loaded.info))
+    parameters = count_together([loaded.model])
+    ranks = {row.name: row.rank for row in lora.adapted_layers(loaded.model.network)}
+
+    def report(writing: Path) -> dict[str, Any]:
+        made = MadeFrom("combine", sources, judged.metric, stored_bytes(writing), parameters["lora"], ranks, judged.why)
+        return made_report(loaded.info, config, judged.dev, parameters, judged.evaluations, judged.fitted, made)
+
+    write_run(out, loaded, config, report)
+    return judged.combined(out, ranks)
+
+
+def _fill(
+    model: Classifier,
+    folders: Sequence[Path],
+    infos: Sequence[ArtifactInfo],
+    adapters: Sequence[lora.AdapterFile],
+    weights: Sequence[float],
+) -> None:
+    """Put the sum of the adapters and the mean of the heads into a model of the first run's labels."""
+    rows = label_tensors(model.network) if infos[0].own_head else ()
     orders = [[info.label_set.id(label) for label in infos[0].labels] for info in infos]
     adapters = [
         replace(adapter, tensors=_reordered(adapter.tensors, rows, order))
         for adapter, order in zip(adapters, orders, strict=True)
     ]
-    combined = lora.combine_adapters(adapters, weights)
-    replace_adapter(loaded.model, combined)
-    if loaded.model.head is not None:
+    replace_adapter(model, lora.combine_adapters(adapters, weights))
+    if model.head is not None:
         heads = [load_file(folder / HEAD_FILE) for folder in folders]
         heads = [_reordered(head, tuple(head), order) for head, order in zip(heads, orders, strict=True)]
-        loaded.model.head.load_state_dict(lora.average_tensors(heads, weights))
-    loaded = replace(loaded, info=joint_info(infos, loaded, dev is not None))
-    score, calibration, scores = judge(dev, Predictor(loaded), config, progress)
-    loaded = replace(loaded, info=replace(loaded.info, scores=scores, calibration=calibration))
-    write_run(out, loaded, config)
-    ranks = {name: combined.settings.rank_of(name) for name in combined.settings.layers}
-    metric, texts = ("", 0) if dev is None else (dev.metric, len(dev.examples))
-    return Combined(out, ranks, metric, texts, score, calibration is not None)
+        model.head.load_state_dict(lora.average_tensors(heads, weights))
 
 
-def judge(
-    dev: Dev | None, predictor: Predictor, config: RunConfig, progress: Callable[[int], None] | None
-) -> tuple[Interval | None, dict[str, Any] | None, dict[str, float]]:
-    """The score to compare by, the calibration as JSON and all scores of a new model, as far as there are texts for them."""
-    if dev is None:
-        return None, None, {}
+@dataclass(frozen=True)
+class Judged:
+    """What texts say of a new model.
+
+    Attributes:
+        dev: None where there are none that it can be judged by, and `why`.
+        metric: the score that runs are compared by.
+        fitted: the calibration; None where none was wanted, or could be fitted.
+    """
+
+    dev: Dev | None
+    metric: str
+    why: str
+    evaluations: Mapping[str, Evaluation]
+    fitted: Fitted | None
+
+    def told(self, info: ArtifactInfo) -> ArtifactInfo:
+        """`info` with the scores and the calibration."""
+        scores = {name: one.value for name, one in self.evaluations["dev"].metrics.items()} if self.dev is not None else {}
+        return replace(info, scores=scores, calibration=None if self.fitted is None else self.fitted.calibration.to_json())
+
+    def combined(self, folder: Path, ranks: dict[str, int]) -> Combined:
+        """What the command says."""
+        if self.dev is None:
+            return Combined(folder, ranks, "", 0, None, False)
+        return Combined(
+            folder, ranks, self.metric, len(self.dev), self.evaluations["dev"].metrics[self.metric], self.fitted is not None
+        )
+
+
+def judge(dev: Dev | str, predictor: Predictor, config: RunConfig, progress: Callable[[int], None] | None) -> Judged:
+    """Score and calibrate a new model on dev, or do neither where that is why there are no such texts."""
+    if isinstance(dev, str):
+        return Judged(None, compared_metric(config.evaluation.metric), dev, {}, None)
     logits = dev.logits(predictor, progress)
-    calibration: Calibration | None = dev.fit(logits).calibration if config.evaluation.calibrate else None
-    evaluation = dev.evaluate(logits, calibration or PLAIN)
-    scores = {name: one.value for name, one in evaluation.metrics.items()}
-    return evaluation.metrics[dev.metric], None if calibration is None else calibration.to_json(), scores
+    fitted = dev.fit(logits) if config.evaluation.calibrate else None
+    return Judged(dev, dev.metric, "", dev.judge(predictor, logits, fitted), fitted)
 
 
-def joint_info(infos: Sequence[ArtifactInfo], first: Loaded, judged: bool) -> ArtifactInfo:
+def joint_info(infos: Sequence[ArtifactInfo], first: Loaded, dev: Dev | str) -> ArtifactInfo:
     """What several runs are as one, its scores and calibration yet to be found.
 
-    Where they were not `judged` on the first run's dev texts, these are not the new run's: no data has its fingerprint.
+    Where the first run's dev texts do not judge it, its data is not the new run's: no data has its fingerprint.
     """
     together = hashlib.sha256("\n".join(info.data_fingerprint for info in infos).encode()).hexdigest()
     return replace(
         infos[0],
-        data_fingerprint=infos[0].data_fingerprint if judged else together,
+        data_fingerprint=infos[0].data_fingerprint if isinstance(dev, Dev) else together,
         max_length=max(info.max_length for info in infos),
         precision=first.precision.name,
         versions=package_versions(),

@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from veneer.artifact import load_artifact, save_ensemble
 from veneer.config import RunConfig
+from veneer.evaluation.report import MadeFrom
 from veneer.predictor import load, together
 from veneer.run_info import read_info
 from veneer.thinner.combine import Combined, check_alike, joint_info, judge
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, write_folder
+from veneer.thinner.made import count_together, made_report, member_of, score_of, stored_bytes
 
 
 def make_ensemble(
     folders: Sequence[Path],
     out: Path,
     config: RunConfig,
-    dev: Dev | None,
+    dev: Dev | str,
     *,
     base: str | None = None,
     progress: Callable[[int], None] | None = None,
@@ -41,15 +44,26 @@ def make_ensemble(
     infos = [read_info(folder) for folder in folders]
     check_alike(folders, infos)
     members = [load_artifact(folder, base=base) for folder in folders]
-    info = replace(joint_info(infos, members[0], dev is not None), members=len(members))
-    score, calibration, scores = judge(dev, together(info, members), config, progress)
-    info = replace(info, scores=scores, calibration=calibration)
+    info = replace(joint_info(infos, members[0], dev), members=len(members))
+    judged = judge(dev, together(info, members), config, progress)
+    info = judged.told(info)
+    predictor = together(info, members)
+    parameters = count_together([member.model for member in members])
+    sources = [
+        member_of(folder, score_of(one, config), member.model)
+        for folder, one, member in zip(folders, infos, members, strict=True)
+    ]
+
+    def report(writing: Path) -> dict[str, Any]:
+        made = MadeFrom("ensemble", sources, judged.metric, stored_bytes(writing), parameters["lora"], {}, judged.why)
+        return made_report(info, config, judged.dev, parameters, judged.evaluations, judged.fitted, made)
+
     write_folder(
         out,
         lambda folder: save_ensemble(folder, folders, info),
         config,
-        together(info, members),
+        report,
+        predictor,
         lambda folder: load(folder, base=str(members[0].base.path)),  # a run that trained weights of the base is in float32
     )
-    metric, texts = ("", 0) if dev is None else (dev.metric, len(dev.examples))
-    return Combined(out, {}, metric, texts, score, calibration is not None)
+    return judged.combined(out, {})

@@ -6,8 +6,9 @@ Knows the run folder's files; knows nothing of how its adapter came to be.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from veneer import lora
 from veneer.artifact import Loaded, save_artifact
@@ -16,9 +17,11 @@ from veneer.config_file import config_text
 from veneer.durable import sync_folder
 from veneer.errors import InputError, VerificationError
 from veneer.predictor import Predictor, load
-from veneer.run_files import CONFIG_FILE
+from veneer.run_files import CONFIG_FILE, REPORT_FILE
 from veneer.run_info import ArtifactInfo
+from veneer.training.finish import write_report
 
+HEADING = f"# What the run that this was made from was trained with, the first of several; {REPORT_FILE} says how it was made."
 TOLERANCE = 1e-5  # of the logits of the probe texts, relative to the largest where that is above 1
 PROBES = (
     "a quiet triumph",
@@ -51,8 +54,11 @@ def plain_lora(folder: Path, info: ArtifactInfo) -> lora.AdapterFile:
     raise InputError(f"{folder} was trained by {wrong}: only LoRA's updates can be cut or added. Fix: a run of method: lora")
 
 
-def write_run(out: Path, loaded: Loaded, config: RunConfig) -> None:
+def write_run(out: Path, loaded: Loaded, config: RunConfig, report: Callable[[Path], Mapping[str, Any]]) -> None:
     """The run in `loaded`, whose `info` says of it what the new folder shall, at `out`.
+
+    Args:
+        report: as `write_folder`.
 
     Raises:
         InputError: there is something at `out`, or it cannot be written.
@@ -62,15 +68,24 @@ def write_run(out: Path, loaded: Loaded, config: RunConfig) -> None:
         out,
         lambda folder: save_artifact(folder, loaded.model, loaded.tokenizer, loaded.info),
         config,
+        report,
         Predictor(loaded),
         lambda folder: load(folder, base=str(loaded.base.path), precision=loaded.precision.name),
     )
 
 
 def write_folder(
-    out: Path, save: Callable[[Path], None], config: RunConfig, predictor: Predictor, again: Callable[[Path], Predictor]
+    out: Path,
+    save: Callable[[Path], None],
+    config: RunConfig,
+    report: Callable[[Path], Mapping[str, Any]],
+    predictor: Predictor,
+    again: Callable[[Path], Predictor],
 ) -> None:
-    """What `save` writes and the configuration, at `out`; loaded `again` and compared with `predictor`.
+    """What `save` writes, the configuration and the report, at `out`; loaded `again` and compared with `predictor`.
+
+    Args:
+        report: the content of `report.json`, from the folder with all else in it.
 
     Raises:
         InputError, VerificationError: as `write_run`.
@@ -84,8 +99,9 @@ def write_folder(
         raise InputError(f"cannot write {out}: {error.strerror}. Fix: another --out") from None
     try:
         text = config_text(config.model_copy(update={"out": str(out)}))
-        (writing / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (writing / CONFIG_FILE).write_text(f"{HEADING}\n{text}", encoding="utf-8")
         save(writing)
+        write_report(writing, report(writing))
         _verify(writing, out, predictor, again)
         writing.rename(out)
         sync_folder(out.parent)

@@ -9,7 +9,7 @@ Knows run folders, adapters and scores; knows nothing of terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from torch import Tensor
 
 from veneer import lora
 from veneer.adaptation import replace_adapter
-from veneer.artifact import load_artifact
+from veneer.artifact import Loaded, load_artifact
 from veneer.config import RunConfig
 from veneer.errors import DataError
+from veneer.evaluation.calibration import Fitted
 from veneer.evaluation.goals import Goal
-from veneer.evaluation.metrics import Interval
+from veneer.evaluation.metrics import Evaluation, Interval
+from veneer.evaluation.report import MadeFrom, Source
 from veneer.lora.peft_format import TENSOR_FILE
 from veneer.predictor import Predictor
+from veneer.run_info import ArtifactInfo, read_report
 from veneer.tasks import Calibration
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, plain_lora, write_run
+from veneer.thinner.made import count_together, made_report, source_of, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -107,44 +111,92 @@ def shrink_run(
     calibration, found = predictor.calibration, lora.spectra(adapter)
     before = dev.score(dev.logits(predictor), calibration, resamples=1000)
     bound = max(keep * before.value, before.low if before.low is not None else 0.0)
+    ranks, logits, passes = _search(dev, predictor, adapter, found, bound, progress)
+    fitted, told = refit(dev, logits, calibration, goal, bound) if loaded.info.calibration is not None else (None, "none")
+    evaluations = dev.judge(predictor, logits, fitted, calibration)
+    source = source_of(folder, before, adapter)
+    shrunk = Shrunk(
+        folder=out,
+        ranks={name: (old, ranks[name]) for name, old in source.ranks.items()},
+        parameters=(source.lora_parameters, _parameters(found, ranks)),
+        stored=((folder / TENSOR_FILE).stat().st_size, 0),
+        energy=lora.kept_energy(found, ranks),
+        metric=dev.metric,
+        texts=len(dev),
+        before=before,
+        after=evaluations["dev"].metrics[dev.metric],
+        bound=bound,
+        passes=passes,
+        calibration=told,
+    )
+    _write(shrunk, loaded, config, dev, source, evaluations, fitted)
+    return replace(shrunk, stored=(shrunk.stored[0], (out / TENSOR_FILE).stat().st_size))
+
+
+def _search(
+    dev: Dev,
+    predictor: Predictor,
+    adapter: lora.AdapterFile,
+    found: dict[str, lora.Spectrum],
+    bound: float,
+    progress: Callable[[int], None] | None,
+) -> tuple[dict[str, int], Tensor, int]:
+    """The lowest ranks that keep the score, which the model then has; its `[N, C]` logits on dev; and how many passes it took."""
     passes = 0
 
     def logits_at(count: int) -> Tensor:
         nonlocal passes
-        replace_adapter(loaded.model, lora.cut_ranks(adapter, found, _ranks(adapter, found, count)))
+        replace_adapter(predictor.loaded.model, lora.cut_ranks(adapter, found, _ranks(adapter, found, count)))
         passes += 1
         if progress is not None:
             progress(1)
         return dev.logits(predictor)
 
     total = sum(len(spectrum.values) for spectrum in found.values())
-    count = smallest(total, lambda some: dev.score(logits_at(some), calibration).value >= bound)
-    ranks = _ranks(adapter, found, count)
+    count = smallest(total, lambda some: dev.score(logits_at(some), predictor.calibration).value >= bound)
     logits = logits_at(count)
-    fitted, told = refit(dev, logits, calibration, goal, bound) if loaded.info.calibration is not None else (None, "none")
-    evaluation = dev.evaluate(logits, fitted or calibration)
+    return _ranks(adapter, found, count), logits, passes
+
+
+def _write(
+    shrunk: Shrunk,
+    loaded: Loaded,
+    config: RunConfig,
+    dev: Dev,
+    source: Source,
+    evaluations: Mapping[str, Evaluation],
+    fitted: Fitted | None,
+) -> None:
+    """The run whose model is now the smaller one, and its report."""
     info = replace(
         loaded.info,
-        scores={name: one.value for name, one in evaluation.metrics.items()},
-        calibration=loaded.info.calibration if fitted is None else fitted.to_json(),
+        scores={name: one.value for name, one in evaluations["dev"].metrics.items()},
+        calibration=loaded.info.calibration if fitted is None else fitted.calibration.to_json(),
         precision=loaded.precision.name,
     )
-    write_run(out, replace(loaded, info=info), config)
-    old = {name: adapter.settings.rank_of(name) for name in adapter.settings.layers}
-    return Shrunk(
-        folder=out,
-        ranks={name: (old[name], ranks[name]) for name in old},
-        parameters=(_parameters(found, old), _parameters(found, ranks)),
-        stored=((folder / TENSOR_FILE).stat().st_size, (out / TENSOR_FILE).stat().st_size),
-        energy=lora.kept_energy(found, ranks),
-        metric=dev.metric,
-        texts=len(dev.examples),
-        before=before,
-        after=evaluation.metrics[dev.metric],
-        bound=bound,
-        passes=passes,
-        calibration=told,
-    )
+
+    def report(writing: Path) -> dict[str, Any]:
+        made = MadeFrom(
+            how="shrink",
+            runs=(source,),
+            metric=dev.metric,
+            stored_bytes=stored_bytes(writing),
+            lora_parameters=shrunk.parameters[1],
+            ranks={name: new for name, (_, new) in shrunk.ranks.items()},
+            told={"least score asked for": shrunk.bound, "energy left": shrunk.energy, "calibration": shrunk.calibration},
+        )
+        told = made_report(info, config, dev, count_together([loaded.model]), evaluations, fitted, made)
+        kept = fitted is None and info.calibration is not None
+        return told | ({"calibration": _kept(Path(source.folder), info)} if kept else {})
+
+    write_run(shrunk.folder, replace(loaded, info=info), config, report)
+
+
+def _kept(folder: Path, info: ArtifactInfo) -> dict[str, Any]:
+    """What is still true of a run's calibration where the smaller run has it, too: nothing that was measured with it."""
+    told = read_report(folder).get("calibration")
+    known = told if isinstance(told, dict) and told.get("parameters") == info.calibration else {}
+    return {key: known[key] for key in ("target", "texts", "split", "method") if key in known} | {"parameters": info.calibration}
 
 
 def smallest(total: int, passes: Callable[[int], bool]) -> int:
@@ -156,7 +208,7 @@ def smallest(total: int, passes: Callable[[int], bool]) -> int:
     return high
 
 
-def refit(dev: Dev, logits: Tensor, old: Calibration, goal: Goal | None, bound: float) -> tuple[Calibration | None, str]:
+def refit(dev: Dev, logits: Tensor, old: Calibration, goal: Goal | None, bound: float) -> tuple[Fitted | None, str]:
     """A calibration of the new logits for the goal and the promises of the `old` one, and what was done, in words.
 
     None where the old one is kept: its goal is not known, cannot be reached any more, or its rule keeps a better score.
@@ -169,7 +221,7 @@ def refit(dev: Dev, logits: Tensor, old: Calibration, goal: Goal | None, bound: 
         return None, f"kept: {error}"
     if dev.score(logits, fitted.calibration).value < bound:
         return None, "kept: fitted again it would cost more of the score"
-    return fitted.calibration, "fitted again on dev"
+    return fitted, "fitted again on dev"
 
 
 def _ranks(adapter: lora.AdapterFile, found: dict[str, lora.Spectrum], count: int) -> dict[str, int]:

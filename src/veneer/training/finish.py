@@ -29,7 +29,7 @@ from veneer.evaluation.diagnosis import Diagnosis, Evidence, diagnose
 from veneer.evaluation.metrics import Evaluation, score
 from veneer.evaluation.page import render_page
 from veneer.evaluation.plots import plot_curves
-from veneer.evaluation.report import Findings, RunFacts, build_report
+from veneer.evaluation.report import Findings, RunFacts, TrainingFacts, build_report
 from veneer.inference import compute_logits
 from veneer.model import Classifier
 from veneer.precision import Precision
@@ -197,12 +197,14 @@ def _facts(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> 
         base=setting.base.model_id,
         labels=setting.material.labels.names,
         splits={name: len(split) for name, split in setting.splits.items()},
-        metric=job.metric,
-        best_step=progress.best_step,
-        steps=progress.step,
-        epochs=progress.texts / len(job.train),
-        seconds=round(progress.seconds, 3),
-        texts_per_second=round(progress.texts / progress.seconds, 1),
+        training=TrainingFacts(
+            metric=job.metric,
+            best_step=progress.best_step,
+            steps=progress.step,
+            epochs=progress.texts / len(job.train),
+            seconds=round(progress.seconds, 3),
+            texts_per_second=round(progress.texts / progress.seconds, 1),
+        ),
         parameters={"lora": counts.lora, "trainable": counts.trainable, "total": counts.total},
         versions=package_versions(),
         configuration=setting.config.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from page_samples import many_labels, minimal, multi_label, of_one_text, single_label, verdict
+from page_samples import made, many_labels, minimal, multi_label, of_one_text, single_label, verdict
 from veneer.errors import ArtifactError
 from veneer.evaluation.page import render_page
 
@@ -21,6 +21,10 @@ REPORTS = {
     "many": multi_label(28),
     "minimal": minimal(),
     "one text": of_one_text(),
+    "shrunk": made("shrink"),
+    "combined": made("combine"),
+    "ensemble": made("ensemble"),
+    "made and not scored": made("combine", "runs/b was trained on 3 of the texts"),
     "10,000 classes": many_labels(False),
     "10,000 labels": many_labels(True),
 }
@@ -158,6 +162,45 @@ def test_what_is_missing_says_which_command_fills_it():
     for said in ("Not scored", "veneer compare DIR --baselines", "veneer calibrate DIR", "no diagnosis", "veneer train"):
         assert said in text
     assert "Learning curves" not in text
+
+
+def test_what_a_run_was_made_from_comes_first() -> None:
+    page = render_page(made())
+    assert page.index('id="made"') < page.index('id="verdict"')
+    box = part(made(), "made").replace("/ ", "/")  # a line may break there
+    for said in (
+        "Made from 2 runs",
+        "weighted sum",
+        "veneer combine",
+        "runs/a",
+        "0.7",
+        "0.810",
+        "0.750 – 0.860",
+        "1,234,567",
+        "654,321",
+    ):
+        assert said in box
+    assert "itself made by veneer shrink from runs/b-large" in box
+    assert "Configuration of the first run it was made from" in part(made(), "run")
+    assert 'id="made"' not in render_page(single_label())
+
+
+def test_a_smaller_run_says_what_was_asked_for_and_has_its_ranks() -> None:
+    box = part(made("shrink"), "made")
+    for said in ("Made from another run", "smaller ranks", "least score asked for 0.75", "calibration fitted again on dev"):
+        assert said in box
+    assert "encoder.layer.0.query 8 5 " in box
+    assert "encoder.layer.2.query 8 –" in box
+    assert "weight" not in box
+    assert "Ranks" not in part(made("ensemble"), "made")
+
+
+def test_why_a_made_run_has_no_scores_is_said_and_what_to_do() -> None:
+    report = made("combine", "runs/b was trained on 3 of the texts")
+    assert "neither scores nor a calibration from the making: runs/b was trained on 3 of the texts" in part(report, "made")
+    assert "veneer evaluate DIR --data FILE" in part(report, "verdict")
+    assert "compare" not in part(report, "verdict")
+    assert "veneer calibrate DIR --data FILE" in part(report, "calibration")
 
 
 @pytest.mark.parametrize("before", ["", "F1 0.5 after 9 steps; "])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from page_samples import many_labels, minimal, multi_label, single_label
+from page_samples import made, many_labels, minimal, multi_label, single_label
 from veneer.evaluation.page import views
 from veneer.evaluation.page.content import Diagnosis, Report, read_content
 
@@ -46,6 +46,19 @@ def test_the_metric_that_chose_the_best_step_comes_first_and_an_accuracy_once():
     assert "subset_accuracy" in names
     assert "accuracy" not in names
     assert "accuracy" in views.metric_names(read_content(single_label()))
+
+
+def test_ranks_of_a_made_run_stand_beside_those_of_what_it_was_made_from():
+    rows = views.rank_rows(read_content(made("shrink")).made_from).seen
+    assert [(row.before, row.now) for row in rows] == [((8,), 5), ((8,), 2), ((8,), None)]
+    assert views.rank_rows(read_content(made("ensemble")).made_from).seen == ()
+
+
+def test_the_metric_of_a_made_run_is_the_one_it_is_compared_by():
+    report = made()
+    report["made_from"]["metric"] = "accuracy"
+    content = read_content(report)
+    assert content.metric == views.metric_names(content)[0] == "accuracy"
 
 
 def test_few_classes_keep_their_order_and_of_many_the_worst_that_occur_come_first():

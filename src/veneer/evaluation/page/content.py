@@ -1,40 +1,21 @@
 """What the page shows of `report.json`, checked and made presentable: the one place that knows the document's keys.
 
-Every part may be null or missing. Strings are cut to a length that a page can hold, and characters that mislead are made visible
-(`page.text`); numbers are finite. Knows nothing of HTML.
+Every part may be null or missing. Knows nothing of HTML.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from veneer.errors import ArtifactError
-from veneer.evaluation.page.text import cut, visible
-
-MOST_OF_A_TEXT = 700  # characters
-MOST_OF_A_NAME = 80
-MOST_FAULTS = 5  # listed of a damaged report
-
-T = TypeVar("T")
-
-
-def _shown(most: int) -> AfterValidator:
-    return AfterValidator(lambda text: visible(cut(text, most)))
-
-
-Text = Annotated[str, _shown(MOST_OF_A_TEXT)]
-Name = Annotated[str, _shown(MOST_OF_A_NAME)]
-Number = FiniteFloat
-Pair = tuple[Number, Number]
-Many = Annotated[tuple[T, ...], BeforeValidator(lambda value: () if value is None else value)]
-Named = Annotated[dict[Name, T], BeforeValidator(lambda value: {} if value is None else value)]
+from veneer.evaluation.page.made import MadeFrom
+from veneer.evaluation.page.parts import PART, Many, Name, Named, Number, Pair, Text, read_part
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # later versions of a part may say more
+    model_config = PART
 
 
 class Texts(_Part):
@@ -338,6 +319,7 @@ class Report(_Part):
     labels: Many[Name]
     splits: Named[Texts] = {}
     training: Training | None = None
+    made_from: MadeFrom | None = None
     parameters: Named[int | None] = {}
     evaluations: Named[Scores] = {}
     versions: Named[Name | None] = {}
@@ -351,17 +333,17 @@ class Report(_Part):
     dev_rescored: bool = False
     diagnosis: Diagnosis | None = None
 
+    @property
+    def metric(self) -> str:
+        """The score that chose the best step, or that a run which was made is compared by."""
+        told = self.training or self.made_from
+        return told.metric if told is not None else "macro_f1"
+
 
 def read_content(report: Mapping[str, Any]) -> Report:
     """The content of a report of the current format version.
 
     Raises:
-        ArtifactError: a key is missing or has a value that veneer does not write; the message names the first few.
+        ArtifactError: as `read_part`.
     """
-    try:
-        return Report.model_validate(dict(report))
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        places = [f"{'.'.join(str(key) for key in fault['loc'])}: {fault['msg']}" for fault in faults[:MOST_FAULTS]]
-        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-        raise ArtifactError(f"the report is damaged: {visible('; '.join(places))}{more}") from None
+    return read_part(Report, report)

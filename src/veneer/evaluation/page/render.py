@@ -53,6 +53,7 @@ def _environment() -> Environment:
         "percent": _percent,
         "count": lambda value: "–" if value is None else f"{value:,}",
         "duration": _duration,
+        "number": lambda value: "–" if value is None else f"{value:.4g}".replace("-", "−"),
         "sentence": _sentence,
         "breakable": _breakable,
         "metric": lambda name: NAMES.get(name, name.replace("_", " ")),
@@ -82,9 +83,8 @@ def _context(content: Report) -> dict[str, Any]:
 
 def _learning(content: Report) -> list[Any]:
     """The curves of the loss and of the metric that chose the best step."""
-    training = content.training
-    names = dict.fromkeys(("loss", training.metric if training is not None else "macro_f1"))
-    best = training.best_step if training is not None else None
+    names = dict.fromkeys(("loss", content.metric))
+    best = content.training.best_step if content.training is not None else None
     drawn = [charts.learning_chart(content.history, name, best) for name in names]
     return [chart for chart in drawn if chart is not None]
 

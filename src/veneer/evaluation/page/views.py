@@ -12,6 +12,7 @@ from heapq import nlargest
 from typing import Any, Generic, TypeVar
 
 from veneer.evaluation.page.content import ClassScore, Confused, Confusion, Curve, Diagnosis, Limit, Margin, Report, Scores, Slice
+from veneer.evaluation.page.made import MadeFrom
 from veneer.evaluation.page.text import cut, visible
 from veneer.evaluation.tables import are_short
 
@@ -63,8 +64,23 @@ def metric_names(report: Report) -> list[str]:
     names = dict.fromkeys(name for scores in report.evaluations.values() for name in scores.metrics)
     if "subset_accuracy" in names:
         names.pop("accuracy", None)
-    chosen = report.training.metric if report.training is not None else ""
-    return sorted(names, key=lambda name: name != chosen)
+    return sorted(names, key=lambda name: name != report.metric)
+
+
+@dataclass(frozen=True)
+class RankRow:
+    """A layer's rank in each run that this one was made from, and its own; None where the layer is not adapted."""
+
+    layer: str
+    before: tuple[int | None, ...]
+    now: int | None
+
+
+def rank_rows(made: MadeFrom) -> Folded[RankRow]:
+    """The layers of all runs; none where no ranks are told, as of an ensemble."""
+    layers = dict.fromkeys(layer for ranks in (*(run.ranks for run in made.runs), made.ranks) for layer in ranks)
+    rows = [RankRow(layer, tuple(run.ranks.get(layer) for run in made.runs), made.ranks.get(layer) or None) for layer in layers]
+    return fold(rows if made.ranks else [])
 
 
 def class_rows(scores: Scores) -> Folded[ClassScore]:
