@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from toy_runs import run, toy_config, toy_rows, write_csv
+from veneer.errors import InputError
 
 Command = Callable[..., Any]
 Base = Callable[..., Path]
@@ -212,6 +213,25 @@ class TestAMadeFolder:
         ranks = set(report["made_from"]["ranks"].values())
         shown = {"shrink": f"{min(ranks, default=0)} to {max(ranks, default=0)}", "combine": "6", "ensemble": None}[made.name]
         assert document["configuration"]["lora.rank"] == [4, shown]
+
+    def test_audit_names_the_trained_runs_where_there_are_several(
+        self, veneer: Command, tested: list[Path], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reached: list[Any] = []
+
+        def find_suspects(config: Any, *_: Any, **__: Any) -> None:
+            reached.append(config)
+            raise InputError("far enough")
+
+        monkeypatch.setattr("veneer.training.audit.audit", find_suspects)
+        result = veneer("audit", made, "--out", tmp_path / "suspects.csv")
+        assert result.code == 2
+        if made.name == "shrink":
+            assert (result.err.count("far enough"), reached[0].lora.rank) == (1, 4)
+            return
+        named = tested if made.name == "combine" else [made / "members" / "1", made / "members" / "2"]
+        assert f"Fix: veneer audit of one of them: {named[0]}, {named[1]}" in " ".join(result.err.split())
+        assert reached == []
 
     def test_runs_of_an_ensemble_keep_their_reports(self, tested: list[Path], made: Path) -> None:
         if made.name == "ensemble":

@@ -108,10 +108,15 @@ def _check_out(out: Path, force: bool) -> None:
 def _open(folder: Path, data: str | None, base: str | None, given: dict[str, Any]) -> tuple[RunConfig, Any, BaseLocation]:
     """The run's settings with what to audit in `data.train`, what it says of itself, and its base."""
     from veneer.bases import find_base, fingerprint
-    from veneer.cli.runs import run_config
+    from veneer.cli.runs import run_config, trained_runs
     from veneer.run_info import read_info
 
     info = read_info(folder)
+    if len(trained := trained_runs(folder, info)) > 1:
+        raise ArtifactError(
+            f"{folder} was made from several trained runs, so there is no one training to repeat on parts of the data. "
+            f"Fix: veneer audit of one of them: {', '.join(map(str, trained))}"
+        )
     overrides = given | ({} if data is None else {"data.train": data})
     config = run_config(folder, overrides)
     if config.data.train is None:

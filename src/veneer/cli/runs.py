@@ -11,7 +11,7 @@ from veneer.config_file import load_config
 from veneer.errors import ArtifactError, DataError
 from veneer.evaluation.page.made import read_made
 from veneer.run_files import CONFIG_FILE, INFO_FILE
-from veneer.run_info import read_report
+from veneer.run_info import MEMBERS, ArtifactInfo, read_info, read_report
 
 
 def is_run(path: Path) -> bool:
@@ -55,6 +55,15 @@ def require_own_texts(folder: Path) -> None:
             f"{folder} was made by {made.by} from {sources}, and has no dev texts of its own: {made.not_scored.splitlines()[0]}\n"
             "Fix: veneer evaluate or veneer calibrate with --data FILE, labelled texts that none of them was trained on"
         )
+
+
+def trained_runs(folder: Path, info: ArtifactInfo) -> list[Path]:
+    """The trained runs that a run goes back to: itself, or those it was made from, of an ensemble its copies of them."""
+    if info.members:
+        members = [folder / MEMBERS / str(number) for number in range(1, info.members + 1)]
+        return [run for member in members for run in trained_runs(member, read_info(member))]
+    made = read_made(read_report(folder))
+    return [folder] if made is None else [Path(run) for run in made.trained]
 
 
 def changed_files(folder: Path, config: RunConfig, trained_on: str, found: Mapping[str, str]) -> list[str]:
