@@ -64,6 +64,15 @@ def test_another_base_is_named(tiny_base: Base, tmp_path: Path) -> None:
         make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts")
 
 
+@pytest.mark.parametrize("together", [combined, lambda folders, out: make_ensemble(folders, out, run_config(folders[0]), "none")])
+def test_a_base_in_other_bits_is_another_base(together: Callable[..., Any], tiny_base: Base, tmp_path: Path) -> None:
+    folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]
+    update_info(folders[1], replace(read_info(folders[1]), base_precision="nf4"))
+    with pytest.raises(ArtifactError, match=r"b: base_precision nf4, but auto in .*a"):
+        together(folders, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5, 0.5], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0]])
 def test_weights_that_cannot_be_used(weights: list[float], tiny_base: Base, tmp_path: Path) -> None:
     folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]

@@ -36,6 +36,7 @@ from veneer.thinner.made import count_together, made_report, score_of, source_of
 # What must be the same in runs that go together, and how it is called in a message.
 _SHARED = {
     "base_fingerprint": "base",
+    "base_precision": "base_precision",  # an update makes up for what rounding took from the base; an ensemble has one base
     "task": "task",
     "pooling": "pooling",
     "own_head": "head of the base's family",
