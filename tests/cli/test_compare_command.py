@@ -40,7 +40,7 @@ def test_of_other_methods_only_what_they_read_is_named() -> None:
         {"method": "full", "tuning": {"bottleneck": 8}},
         {"method": "top_layers", "tuning": {"top_layers": 1}, "training": {"learning_rate": 1e-3}},
     ]
-    assert compare_runs._differing([RunConfig.model_validate(one) for one in settings]) == {
+    assert compare_runs._differing([RunConfig.model_validate(one) for one in settings], [None] * 3) == {
         "method": ["lora", "full", "top_layers"],
         "lora.rank": [16, None, None],
         "tuning.top_layers": [None, None, 1],

@@ -19,9 +19,16 @@ def test_it_says_how_close_it_is_and_how_to_use_it(
     assert "AutoModelForSequenceClassification loads it" in result.out
     assert "10 probe texts: largest logit difference" in result.out
     assert "0 decided otherwise" in result.out
+    assert result.err == ""
     result = veneer("merge", multi_run, "--out", tmp_path / "multi")
     assert "an encoder and head.safetensors" in result.out
     assert (tmp_path / "multi" / "head.safetensors").is_file()
+
+
+def test_a_budget_that_does_not_count_is_told(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
+    result = veneer("merge", single_run, "--out", tmp_path / "single", "--budget", 0.1)
+    assert result.code == 0
+    assert "--budget does not count" in " ".join(result.err.split())
 
 
 def test_an_existing_folder_is_refused(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
@@ -61,7 +68,8 @@ class TestOverABaseInFewerBits:
         result = veneer("merge", folder, "--out", tmp_path / "merged")
         assert result.code == 1
         assert "more than --budget 0.02" in result.err
-        assert veneer("merge", folder, "--out", tmp_path / "merged", "--budget", 0.5).code == 0
+        result = veneer("merge", folder, "--out", tmp_path / "merged", "--budget", 0.5)
+        assert (result.code, "does not count" in result.err) == (0, False)
 
     def test_other_bits_can_be_asked_for(self, veneer: Callable[..., Any], folder: Path) -> None:
         documents = []

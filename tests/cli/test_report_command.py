@@ -61,6 +61,15 @@ def test_a_run_without_one_says_what_to_do(tmp_path):
         call(tmp_path)
 
 
+def test_of_several_tasks_the_folders_are_named(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    for task in ("mood", "topic"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "veneer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=rf"runs of 2 tasks.*Fix: one of them: {tmp_path / 'mood'}, {tmp_path / 'topic'}"):
+        call(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

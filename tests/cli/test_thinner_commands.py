@@ -275,6 +275,24 @@ def test_weights_that_cannot_be_used(veneer: Command, runs: list[Path], tmp_path
     assert not (tmp_path / "both").exists()
 
 
+@pytest.mark.parametrize("flags", [[], ["--ensemble"]])
+def test_folders_that_cannot_be_put_together(veneer: Command, runs: list[Path], tmp_path: Path, flags: list[str]) -> None:
+    for folders, shown in (
+        ([tmp_path / "nope", runs[0]], f"{tmp_path / 'nope'} does not exist. Fix:"),
+        ([runs[0], tmp_path / "nope"], f"{tmp_path / 'nope'} does not exist. Fix:"),
+        ([runs[0], runs[1], runs[1].parent / "first" / ".." / "second"], "a run folder is given twice. Fix:"),
+    ):
+        result = veneer("combine", *folders, "--out", tmp_path / "both", *flags)
+        assert (result.code, shown in " ".join(result.err.split())) == (2, True), result.err
+    assert not (tmp_path / "both").exists()
+
+
+def test_one_run_is_no_ensemble(veneer: Command, runs: list[Path], tmp_path: Path) -> None:
+    result = veneer("combine", runs[0], "--out", tmp_path / "both", "--ensemble")
+    assert (result.code, "an ensemble is of two runs or more" in result.err) == (2, True)
+    assert not (tmp_path / "both").exists()
+
+
 @pytest.mark.parametrize("command", ["merge", "shrink", "inspect"])
 def test_commands_for_one_adapter_refuse_an_ensemble(veneer: Command, runs: list[Path], tmp_path: Path, command: str) -> None:
     out = tmp_path / "both"

@@ -40,6 +40,7 @@ def combine(
     from veneer.cli.runs import run_config
     from veneer.thinner import combine_runs, make_ensemble
 
+    _check(folders, ensemble)
     config = run_config(folders[0])
     dev = _dev(folders, config)
     passes = len(folders) if ensemble else 1
@@ -64,6 +65,18 @@ def combine(
         )
         print_lines(console, "calibration: fitted anew on them" if made.calibrated else "calibration: none")
     print_commands(console, "Next", [["veneer", "evaluate", made.folder, "--data", "FILE"]])
+
+
+def _check(folders: list[Path], ensemble: bool) -> None:
+    """Refuse folders that are no runs, a run given twice, and an ensemble of one."""
+    from veneer.run_info import read_tree
+
+    for folder in folders:
+        read_tree(folder)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("a run folder is given twice. Fix: give each once; --weights says how much each of them counts")
+    if ensemble and len(folders) == 1:
+        raise InputError(f"an ensemble is of two runs or more, and {folders[0]} is one. Fix: name the others, too")
 
 
 def _parse(weights: str) -> list[float]:

@@ -20,6 +20,7 @@ from veneer.data import Example, fingerprint
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.comparison import Compared, Difference, compare_decisions, right_texts, score_interval
 from veneer.evaluation.metrics import Interval
+from veneer.evaluation.page.made import MadeFrom
 from veneer.evaluation.tables import NAMES
 from veneer.training.baselines import compared_on
 
@@ -182,7 +183,7 @@ def compare_runs(folders: Sequence[Path], base: str | None) -> SideBySide:
         decisions = run.decide(split, base)
         scored.append(Scored(run, score_interval(compared, decisions), decisions))
     duels = tuple(_duel(compared, scored[0], other, examples) for other in scored[1:])
-    return SideBySide(split, compared, _differing(runs), tuple(scored), duels)
+    return SideBySide(split, compared, _differing([run.config for run in runs], [run.made for run in runs]), tuple(scored), duels)
 
 
 def _check_same(first: ComparedRun, other: ComparedRun, split: str) -> None:
@@ -233,14 +234,13 @@ def _decided(decision: NDArray[Any], labels: tuple[str, ...]) -> list[str]:
     return [labels[int(i)] for i in (np.flatnonzero(decision) if decision.ndim else [decision])]
 
 
-def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+def _differing(configs: Sequence[RunConfig], made: Sequence[MadeFrom | None]) -> dict[str, list[Any]]:
     """Dotted key -> its value in each run's configuration, of the keys whose values differ; the folder itself is none.
 
     None stands for a setting that the run's method does not read; one that none of the methods reads is left out. How a run was
     made from others comes first, and its ranks stand for those of the configuration, which is that of the first of them.
     """
-    configs = [run.config for run in runs]
-    flat = [{"made by": _making(run), **_flat(run.config), **_own_ranks(run)} for run in runs]
+    flat = [{**_making(one), **_flat(config), **_own_ranks(one)} for config, one in zip(configs, made, strict=True)]
     differing: dict[str, list[Any]] = {}
     for key in flat[0]:
         if key != "out" and any(one[key] != flat[0][key] for one in flat):
@@ -250,16 +250,15 @@ def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
     return differing
 
 
-def _making(run: ComparedRun) -> str | None:
-    made = run.made
-    return None if made is None else f"{made.by}, from {', '.join(source.folder for source in made.runs)}"
+def _making(made: MadeFrom | None) -> dict[str, str | None]:
+    return {"made by": None if made is None else f"{made.by}, from {', '.join(source.folder for source in made.runs)}"}
 
 
-def _own_ranks(run: ComparedRun) -> dict[str, str | None]:
+def _own_ranks(made: MadeFrom | None) -> dict[str, str | None]:
     """The ranks of a run that was made from others; an ensemble has none of its own."""
-    if run.made is None:
+    if made is None:
         return {}
-    ranks = sorted(set(run.made.ranks.values()))
+    ranks = sorted(set(made.ranks.values()))
     return {"lora.rank": (str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}") if ranks else None}
 
 

@@ -30,7 +30,10 @@ def merge(
     from veneer.export.merged import BUDGET, merge_run
     from veneer.run_info import read_info
 
-    judged = None if read_info(folder).base_precision == "auto" else _dev_texts(folder)
+    exact = read_info(folder).base_precision == "auto"
+    if exact and budget is not None:
+        print_lines(messages(), f"--budget does not count: {folder} was trained over a base in full precision, not nf4 or int8")
+    judged = None if exact else _dev_texts(folder)
     report = merge_run(folder, out, base=base, judged=judged, budget=BUDGET if budget is None else budget, force=force)
     how = f"{report.loaded_by} loads it" if report.loaded_by else "an encoder and head.safetensors"
     difference = f"largest logit difference {report.difference:.1e}, {report.flips} decided otherwise"
