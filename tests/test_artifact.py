@@ -197,6 +197,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "scores": {"scores": []},
     "calibration": {"calibration": [1]},
     "calibration, empty": {"calibration": {}},
+    "calibration, left without offsets": {"calibration": Calibration().to_json() | {"left": [0]}},
+    "calibration, left alone": {"calibration": Calibration(offsets=(0.0, 1.0)).to_json() | {"left": [2]}},
     "calibration, too many": {"calibration": Calibration().to_json() | {"offsets": [0.0, 0.0, 0.0]}},
     "verbaliser": {"verbaliser": ["{text}:"]},
     "verbaliser, empty": {"verbaliser": {}},

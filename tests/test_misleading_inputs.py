@@ -157,7 +157,7 @@ def test_texts_that_are_all_the_same(tmp_path: Path, tiny_base: Base, multi: boo
         return [{"text": "the same film", "label": ("good|odd" if multi else "good") if i % 2 else "bad"} for i in range(count)]
 
     report = trained(tmp_path, tiny_base(), [rows(40), rows(30)], *(["--label-separator", "|"] if multi else []))
-    assert "same logits" in report["calibration"]["rule"]["reason"]
+    assert "it takes 20 different texts to fit a rule; found 1" in report["calibration"]["rule"]["reason"]
     assert report["diagnosis"]["margins"][0]["overlap"] == 1.0
     results = judged(tmp_path)
     assert results["precision"].exit_code == 2
@@ -180,8 +180,10 @@ def test_a_training_that_learns_nothing(tmp_path: Path, tiny_base: Base) -> None
 
 def test_rows_that_are_repeated(tmp_path: Path, tiny_base: Base) -> None:
     few = toy_rows(10)
-    trained(tmp_path, tiny_base(), [few * 4, few * 3])
+    report = trained(tmp_path, tiny_base(), [few * 4, few * 3])
+    assert report["calibration"]["texts"] == len({row["text"] for row in few})  # not rows
     results = judged(tmp_path)
+    assert strict(results["calibrate"].stdout)["texts"] == report["calibration"]["texts"]
     assert ends(results).keys() <= {"coverage", "precision", "doctor", "audit"}
     doctor = results["doctor"]
     assert doctor.exit_code == 1

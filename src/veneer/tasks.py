@@ -61,6 +61,8 @@ class Calibration:
         slopes: 1/temperature: one for single-label, `[C]` for multi-label.
         shifts: `[C]`, of multi-label tasks (Platt scaling).
         offsets: `[C]`, of single-label tasks: added to z' before the largest is taken.
+        left: ids of the classes of a single-label task that offsets leave alone: exactly those texts are decided to be of them
+            that have their largest logit there.
         thresholds: `[C]`, of multi-label tasks: the probability from which on a label is given.
         coverage: sets of classes that hold the right ones for a share of the texts.
         precision: answers that are right for a share of the answered texts; the others are abstained from.
@@ -72,6 +74,7 @@ class Calibration:
     thresholds: tuple[float, ...] = ()
     coverage: Promise | None = None
     precision: Promise | None = None
+    left: tuple[int, ...] = ()
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """`[N, C]` float32 logits z' of `[N, C]` logits z."""
@@ -84,7 +87,8 @@ class Calibration:
         """Plain JSON values, what `from_json` reads."""
         tree: dict[str, Any] = {name: list(getattr(self, name)) for name in _NUMBERS}
         promises = {name: getattr(self, name) for name in _PROMISES}
-        return tree | {name: None if one is None else vars(one) | {} for name, one in promises.items()}
+        tree |= {name: None if one is None else vars(one) | {} for name, one in promises.items()}
+        return tree | ({"left": list(self.left)} if self.left else {})
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any], task: TaskName, classes: int) -> Calibration:
@@ -93,7 +97,7 @@ class Calibration:
         Raises:
             ValueError: a key or a value is not what `to_json` writes for this task and number of classes.
         """
-        if set(tree) != {*_NUMBERS, *_PROMISES}:
+        if set(tree) - {"left"} != {*_NUMBERS, *_PROMISES}:
             raise ValueError(f"a calibration has the keys {', '.join([*_NUMBERS, *_PROMISES])}, not {', '.join(map(str, tree))}")
         sizes = {"slopes": 1, "offsets": classes} if task == "single_label" else dict.fromkeys(_NUMBERS, classes) | {"offsets": 0}
         numbers: dict[str, Any] = {}
@@ -102,7 +106,8 @@ class Calibration:
             if not isinstance(values, list) or len(values) not in (0, sizes.get(name, 0)) or not all(map(_is_number, values)):
                 raise ValueError(f"calibration.{name} is not {sizes.get(name, 0)} finite numbers: {str(values)[:60]}")
             numbers[name] = tuple(float(value) for value in values)
-        return cls(**numbers, coverage=_promise("coverage", tree["coverage"]), precision=_promise("precision", tree["precision"]))
+        numbers |= {name: _promise(name, tree[name]) for name in _PROMISES}
+        return cls(**numbers, left=_left(tree.get("left", []), len(numbers["offsets"])))
 
 
 _NUMBERS = ("slopes", "shifts", "offsets", "thresholds")
@@ -111,6 +116,12 @@ _PROMISES = ("coverage", "precision")
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _left(ids: Any, offsets: int) -> tuple[int, ...]:
+    if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < offsets for one in ids):
+        raise ValueError(f"calibration.left is not ids of classes that have an offset: {str(ids)[:60]}")
+    return tuple(ids)
 
 
 def _promise(name: str, tree: Any) -> Promise | None:
@@ -172,10 +183,13 @@ class SingleLabel:
         return (calibration or PLAIN).calibrated(logits).softmax(-1)
 
     def decide(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
-        """`[N]` int64: the largest logit, or the largest z' + offset."""
+        """`[N]` int64: the largest logit, or the largest z' + offset among classes that are not left alone."""
+        plain = logits.argmax(-1)
         if calibration is None or not calibration.offsets:
-            return logits.argmax(-1)
-        return (calibration.calibrated(logits) + logits.new_tensor(calibration.offsets, dtype=torch.float32)).argmax(-1)
+            return plain
+        moved = calibration.calibrated(logits) + logits.new_tensor(calibration.offsets, dtype=torch.float32)
+        left = torch.tensor(calibration.left, dtype=torch.int64, device=logits.device)
+        return torch.where(torch.isin(plain, left), plain, moved.index_fill(-1, left, -math.inf).argmax(-1))
 
     def confidence(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N]`: the probability of the decided class."""

@@ -76,7 +76,7 @@ def test_it_is_stored_and_nothing_else_is_touched(veneer: Command, single: Path,
 def test_without_a_file_the_runs_own_dev_texts_are_taken(veneer: Command, single: Path) -> None:
     document = json.loads(veneer("calibrate", single, "--json").out)
     assert (document["texts"], document["split"], document["method"]) == (12, "dev", "none")
-    assert "it takes 20 texts" in document["rule"]["reason"]
+    assert "it takes 20 different texts" in document["rule"]["reason"]
 
 
 def test_the_training_file_is_refused(veneer: Command, single: Path, single_run: Path, tmp_path: Path) -> None:

@@ -213,6 +213,88 @@ def test_costs_are_lowered() -> None:
     assert fitted.calibration.offsets[1] > 0
 
 
+def three(n: int, shares: list[float], seed: int) -> Sample:
+    """Three classes that are told apart well, the second of which has too high a logit."""
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(3, size=n, p=shares)
+    logits = rng.normal(size=(n, 3)) + 2.5 * np.eye(3)[targets] + [0.0, 1.5, 0.0]
+    return Sample(SINGLE, torch.from_numpy(logits).float(), torch.from_numpy(targets))
+
+
+def test_a_class_that_the_texts_have_not_is_not_unlearned() -> None:
+    """Judged by new texts that do have it: to decide on it less often would look like a gain only where it is missing."""
+    new = three(4000, [0.4, 0.3, 0.3], 1)
+
+    def macro(calibration: Calibration) -> float:
+        return float(f1_score(new.targets, SINGLE.decide(new.logits, calibration), average="macro"))
+
+    fitted = fit(three(400, [0.6, 0.4, 0.0], 0))
+    assert (fitted.rule.kept, fitted.left) == ("fitted", (2,))
+    assert fitted.rule.gain < 0.1
+    assert macro(fitted.calibration) > macro(PLAIN) + 0.02
+    plain, decided = SINGLE.decide(new.logits), SINGLE.decide(new.logits, fitted.calibration)
+    assert torch.equal(plain == 2, decided == 2)
+    centred = three(400, [0.6, 0.4, 0.0], 0)
+    centred = Sample(SINGLE, centred.logits - torch.tensor([0.0, 1.5, 0.0]), centred.targets)
+    assert fit(centred).rule.kept == "plain"
+
+
+def test_texts_of_one_class_fit_no_rule() -> None:
+    sample = three(60, [1.0, 0.0, 0.0], 0)
+    fitted = fit(sample)
+    assert (fitted.rule.kept, fitted.calibration) == ("plain", PLAIN)
+    assert fitted.rule.fitted == fitted.rule.plain
+    assert "the same label" in fitted.rule.reason
+
+
+def repeated(sample: Sample, times: int) -> Sample:
+    return Sample(sample.task, *(one.repeat(times, *[1] * (one.ndim - 1)) for one in (sample.logits, sample.targets)))
+
+
+def test_a_text_counts_once_however_many_rows_it_has() -> None:
+    sample = biased(200)
+    once, often = fit(sample), fit(repeated(sample, 3))
+    assert often.to_json() == once.to_json()
+    assert torch.equal(often.held_out, once.held_out.repeat(3))
+    promised, promises = fit(sample, coverage=0.9, precision=0.6), fit(repeated(sample, 3), coverage=0.9, precision=0.6)
+    assert promises.to_json() == promised.to_json()
+    assert promises.promises[0].promise.texts == 100
+    few = fit(repeated(biased(19), 10))
+    assert few.rule.reason == "it takes 20 different texts to fit a rule; found 19"
+    with pytest.raises(DataError, match=r"needs at least 19 .* there are 10"):
+        fit(repeated(biased(20), 10), coverage=0.95)
+
+
+def test_texts_are_told_apart_by_their_keys_where_there_are_some() -> None:
+    """One text's logits may differ in their last digits, and other texts have the same."""
+    sample = biased(60)
+    noisy = Sample(SINGLE, repeated(sample, 2).logits, repeated(sample, 2).targets)
+    noisy.logits[60:] *= 1 + 1e-6
+    assert fit(noisy, bootstrap=0).texts == 120
+    assert fit(noisy, bootstrap=0, texts=[("a film", i % 60) for i in range(120)]).texts == 60
+    assert fit(repeated(sample, 2), bootstrap=0, texts=list(range(120))).texts == 120
+
+
+def test_of_a_text_with_several_labels_any_may_be_the_one_that_counts() -> None:
+    logits = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    targets = torch.tensor([0] * 40 + [1] * 40)
+    rows = [module._one_a_text([row.tobytes() for row in logits.numpy()], seed)[0] for seed in range(50)]
+    assert {len(one) for one in rows} == {40}
+    assert float(np.mean([targets.numpy()[one].mean() for one in rows])) == pytest.approx(0.5, abs=0.05)
+
+
+def test_copies_do_not_make_chance_a_gain() -> None:
+    """Sixty texts, of which the plain rule is the best there is, ten times each."""
+    kept = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        targets = rng.integers(0, 2, 60)
+        lead = 2 * targets - 1 + rng.normal(size=60)
+        sample = Sample(SINGLE, torch.from_numpy(np.stack([-lead, lead], 1)).float(), torch.from_numpy(targets))
+        kept += fit(repeated(sample, 10), bootstrap=200, seed=seed).rule.kept == "fitted"
+    assert kept <= 3
+
+
 def odd_texts() -> dict[str, Sample]:
     generator = torch.Generator().manual_seed(0)
     many = torch.randn(60, 10_000, generator=generator)

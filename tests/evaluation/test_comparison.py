@@ -204,3 +204,25 @@ def test_nothing_to_compare_on() -> None:
     with pytest.raises(ValueError, match="shape"):
         compare_decisions(Compared(of(2, 3), 2, False, "accuracy"), of(2, 3), of(2, 4))
     assert math.isfinite(compare_decisions(Compared(of(1, 1), 2, False, "macro_f1"), of(1, 1), of(0, 1)).low)
+
+
+def test_a_class_of_one_text_stays_in_the_mean_of_both_sides() -> None:
+    """Where a resample misses it, no side is the better for never having decided on it."""
+    targets = (np.arange(100) == 7).astype(np.int64)
+    often = np.where(np.arange(100) < 3, 1, 0)  # wrongly
+    compared = Compared(targets, 2, False, "macro_f1")
+    none = score_interval(compared, np.zeros(100, np.int64))
+    assert none.high is not None
+    assert none.high <= 0.5
+    found = compare_decisions(compared, np.zeros(100, np.int64), often)
+    assert 0 < found.value < 0.02
+    assert found.high < 0.03
+
+
+def test_equal_decisions_are_not_called_equally_good() -> None:
+    targets = (np.arange(100) == 7).astype(np.int64)
+    never = np.zeros(100, np.int64)
+    verdict = judge(Compared(targets, 2, False, "macro_f1"), never, never, split="test", against="a baseline")
+    assert verdict.kind == "within_noise"
+    assert "No text tells the two apart" in verdict.text
+    assert "equally good" not in verdict.text

@@ -89,6 +89,19 @@ def test_coverage_holds_through_the_whole_calibration() -> None:
     assert 0.9 - 3 * error <= np.mean(found) <= 0.9 + 1 / 61 + 3 * error
 
 
+def test_copies_of_texts_do_not_make_a_promise_surer() -> None:
+    """Forty texts five times each: what is promised is what twenty texts show, and holds as often."""
+    pool, found = single(6000), []
+    for split in range(60):
+        order = np.random.default_rng(split).permutation(len(pool))
+        few, new = pool.rows(np.tile(order[:40], 5)), pool.rows(order[40:1540])
+        fitted = fit_calibration(few.logits, few.targets, SINGLE, coverage=0.9, bootstrap=0, seed=split)
+        assert fitted.promises[0].promise.texts == 20
+        found.append(held(new, fitted.calibration))
+    error = np.std(found) / np.sqrt(len(found))
+    assert 0.9 - 3 * error <= np.mean(found) <= 0.9 + 1 / 21 + 3 * error
+
+
 def test_the_texts_of_a_promise_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 20 and 20, a half has as many of the one as a draw gives it: 10 on average, with a variance of 2.56, not always 10."""
     counts = []
@@ -101,7 +114,7 @@ def test_the_texts_of_a_promise_are_drawn_at_random(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(calibration_module, "find_coverage", record)
     targets = torch.arange(40) % 2
     for seed in range(60):
-        fit_calibration(torch.eye(2)[targets], targets, SINGLE, coverage=0.8, bootstrap=0, seed=seed)
+        fit_calibration(torch.eye(2)[targets], targets, SINGLE, texts=range(40), coverage=0.8, bootstrap=0, seed=seed)
     assert np.mean(counts) == pytest.approx(10, abs=1)
     assert 1.3 < np.var(counts) < 4.5
 

@@ -82,17 +82,41 @@ def test_a_sweep_of_one_of_many_classes_is_exact(name: str) -> None:
 
     margins = np.sort(logits[:, 1:].max(1) - logits[:, 0])
     tried = [margins[0] - 1, *((margins[1:] + margins[:-1]) / 2), margins[-1] + 1]
-    found = rules._sweep(logits, 0, targets, goal)
+    found = rules._sweep(logits, 0, targets, goal, np.bincount(targets))
     assert found is not None
     assert value(found) == pytest.approx(max(value(offset) for offset in tried), abs=1e-12)
 
 
-def test_a_class_without_texts_counts_only_where_it_is_decided() -> None:
-    """As in the evaluation: to decide on it less often is a gain, to let it go altogether a greater one."""
+def test_a_class_without_texts_is_never_in_the_mean() -> None:
+    """Not even where it is decided: to let it go altogether would look like a gain."""
     true, rival = np.array([0, 0, 1, 1, 0, 1]), np.array([2, 2, 1, 2, 1, 1])
     decided = [np.where(np.arange(6) < k, 0, rival) for k in range(7)]
-    expected = [f1_score(true, given, average="macro", zero_division=0) for given in decided]
-    assert rules._macro_f1(true, rival, 0, 4) == pytest.approx(expected)
+    expected = [f1_score(true, given, average="macro", zero_division=0, labels=[0, 1]) for given in decided]
+    assert rules._macro_f1(true, rival, 0, np.array([3, 3, 0, 0])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["f1", "accuracy", "cost"])
+def test_a_class_that_no_text_has_keeps_its_texts_and_gets_no_others(name: str) -> None:
+    """Of whatever texts; the offsets of the others are those that are best with that."""
+    costs = tuple(tuple(float(abs(i - j)) for j in range(4)) for i in range(4))
+    goal = Goal(name, costs=costs if name == "cost" else None)  # type: ignore[arg-type]
+    sample, new = single(300, 4, 0, share=0.3), single(3000, 4, 1, share=0.3)
+    seen = sample.rows(np.flatnonzero(sample.targets.numpy() != 1))
+    fitted, left = fit_rule(seen, PLAIN, goal)
+    assert left == fitted.left == (1,)
+    assert fitted.offsets[1] == 0.0
+    plain, decided = SINGLE.decide(new.logits), SINGLE.decide(new.logits, fitted)
+    assert torch.equal(plain == 1, decided == 1)
+    assert not torch.equal(plain, decided)
+    assert Calibration.from_json(fitted.to_json(), "single_label", 4) == fitted
+
+
+def test_one_class_alone_leaves_all_as_they_are() -> None:
+    sample = single(60, 3, 0)
+    one = sample.rows(np.flatnonzero(sample.targets.numpy() == 2))
+    assert fit_rule(one, PLAIN, Goal()) == (PLAIN, (0, 1, 2))
+    always = Sample(SINGLE, torch.tensor([[0.0, 0.0, 1.0]]).repeat(6, 1), torch.arange(6) % 2)
+    assert fit_rule(always, PLAIN, Goal()) == (PLAIN, (0, 1, 2))  # no text is decided on a class that is there
 
 
 def test_offsets_of_many_classes_help() -> None:

@@ -20,7 +20,7 @@ from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
 from veneer.bases import find_base, pooling_of
 from veneer.errors import InputError, VerificationError
-from veneer.export.merged import merge_run
+from veneer.export.merged import _decision, merge_run
 from veneer.predictor import load
 from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration, Promise
@@ -178,3 +178,9 @@ def test_a_place_that_cannot_be_written(tiny_base: Base, tmp_path: Path) -> None
 def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists"):
         merge_run(tmp_path / "nothing", tmp_path)
+
+
+def test_the_page_of_a_checkpoint_tells_which_classes_offsets_leave_alone() -> None:
+    offsets = (0.0, 1.0, 0.0)
+    assert "not `left`" in _decision(Calibration(offsets=offsets, left=(2,)), False)
+    assert "not `left`" not in _decision(Calibration(offsets=offsets), False)

@@ -75,3 +75,14 @@ def test_the_verdict_of_a_run_without_test_texts_is_cross_fitted(
 
 def test_test_says_more_than_dev() -> None:
     assert (judged_of({"train": 1, "dev": 2}), judged_of({"dev": 1, "test": 2})) == ("dev", "test")
+
+
+def test_a_text_of_dev_counts_once(tmp_path: Path) -> None:
+    """By its key: the logits of its copies need not be equal to the last digit."""
+    dev, targets = low_logits(100, 0)
+    config = toy_config(tmp_path, "nowhere", evaluation__bootstrap=50)
+    copies, twice = torch.cat([dev, dev * (1 + 1e-6)]), targets.repeat(2, 1)
+    fitted = fit_on_dev(config, MULTI, copies, twice, [i % 100 for i in range(200)])
+    assert fitted is not None
+    assert fitted.texts == 100
+    assert len(decide_judged(fitted, MULTI, {"dev": copies})) == 200

@@ -88,6 +88,7 @@ def calibrate(
         labelled.logits,
         labelled.targets,
         labelled.task,
+        texts=labelled.texts,
         goal=goal,
         coverage=coverage,
         precision=precision,
@@ -218,7 +219,7 @@ def _explanations(fitted: Fitted, labels: tuple[str, ...]) -> list[tuple[str, st
     name = rule.metric.replace("_", " ").replace(" f1", " F1")
     interval = "" if rule.interval is None else f", 95 % interval {rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}"
     lines = [
-        ("texts", f"{fitted.texts:,}"),
+        ("texts", f"{fitted.texts:,}, each counted once"),
         ("probabilities", method),
         ("decisions", f"{name} {rule.plain:.3f} by the plain rule, {rule.fitted:.3f} by a fitted one"),
         ("", f"gain {rule.gain:+.3f}{interval}"),

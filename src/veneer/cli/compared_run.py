@@ -13,6 +13,7 @@ from torch import Tensor
 from veneer.cli.output import messages, progress_bar
 from veneer.cli.runs import changed_files, require_own_texts, run_config
 from veneer.config import RunConfig
+from veneer.data import text_key
 from veneer.errors import DataError
 from veneer.evaluation.calibration import fit_calibration
 from veneer.evaluation.page.made import MadeFrom, read_made
@@ -73,8 +74,10 @@ class ComparedRun:
             calibration = Calibration.from_json(self.info.calibration, task.name, len(self.info.labels))
         decisions = task.decide(logits, calibration)
         if split == "dev" and (calibration.offsets or calibration.thresholds):
-            targets, config = target_tensor(self.material.examples[split], self.material.labels, task), self.config
-            decisions = fit_calibration(logits, targets, task, bootstrap=config.evaluation.bootstrap, seed=config.seed).held_out
+            config, examples = self.config, self.material.examples[split]
+            targets, texts = target_tensor(examples, self.material.labels, task), list(map(text_key, examples))
+            bootstrap, seed = config.evaluation.bootstrap, config.seed
+            decisions = fit_calibration(logits, targets, task, texts=texts, bootstrap=bootstrap, seed=seed).held_out
         decided: NDArray[Any] = decisions.numpy()
         return decided
 

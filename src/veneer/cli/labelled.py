@@ -12,7 +12,7 @@ from torch import Tensor
 from veneer.cli.flags import overrides_of
 from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.cli.runs import run_config
-from veneer.data import Example, Reading, check_labels, raise_on_errors, read_examples, render_problems
+from veneer.data import Example, Key, Reading, check_labels, raise_on_errors, read_examples, render_problems, text_key
 from veneer.errors import InputError
 from veneer.tasks import TASKS, Task
 from veneer.training import columns_of
@@ -32,11 +32,13 @@ class Labelled:
     Attributes:
         logits: `[N, C]` float32.
         targets: as `task.targets` gives them.
+        texts: N keys, equal for rows with the same text.
     """
 
     task: Task
     logits: Tensor
     targets: Tensor
+    texts: list[Key]
 
 
 def config_for(predictor: Predictor, folder: Path, parameters: Mapping[str, Any]) -> RunConfig:
@@ -91,4 +93,4 @@ def run_on(predictor: Predictor, examples: tuple[Example, ...] | list[Example], 
     with progress_bar(doing, len(examples)) as progress:
         logits = predictor.logits([example.text for example in examples], pairs, progress=progress)
     targets = task.targets([[labels.id(label) for label in example.labels] for example in examples], len(labels))
-    return Labelled(task, logits, targets)
+    return Labelled(task, logits, targets, list(map(text_key, examples)))

@@ -5,7 +5,7 @@ Knows formats, label shapes and tokenizers; knows no model, no task and no confi
 
 from __future__ import annotations
 
-from veneer.data.checks import check_labels, check_splits, count_labels
+from veneer.data.checks import Key, check_labels, check_splits, count_labels, text_key
 from veneer.data.label_words import make_prompt
 from veneer.data.problems import Problem, raise_on_errors, render_problems
 from veneer.data.prompt import Prompt
@@ -18,6 +18,7 @@ __all__ = [
     "Columns",
     "EncodedTexts",
     "Example",
+    "Key",
     "Problem",
     "Prompt",
     "Reading",
@@ -31,4 +32,5 @@ __all__ = [
     "read_examples",
     "render_problems",
     "split_examples",
+    "text_key",
 ]

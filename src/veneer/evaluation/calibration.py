@@ -2,14 +2,14 @@
 
 Everything that is reported about the calibration is measured on texts that did not take part in fitting it: the texts are dealt
 into parts, and each part is judged by what was fitted on the others (cross-fitting). A rule that does not beat the plain one
-beyond what chance explains is not kept.
+beyond what chance explains is not kept. All of this counts texts, not rows: copies of a text tell nothing about other texts.
 
 Knows logits, targets and tasks; knows nothing of files and models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -84,10 +84,11 @@ class Fitted:
     Attributes:
         calibration: what `veneer.json` keeps.
         goal: what the rule was fitted for.
-        source: the name of the texts; `texts` is how many there were.
+        source: the name of the texts; `texts` is how many different ones fitted it.
         method: how probabilities are made: none | temperature | platt.
         before, after: the probabilities without and with it, both of held-out texts.
-        held_out: decisions on the texts in the form of the targets, each by the kept kind of rule, fitted without that text.
+        held_out: decisions in the form of the targets, each by the kept kind of rule, fitted without that text: of all N rows, or
+            of the half of the texts that fit beside a promise.
         left: ids of the classes whose decision the fitted rule leaves as it was.
         promises: what was found for `coverage` and `precision`, where asked for.
     """
@@ -129,6 +130,7 @@ def fit_calibration(
     targets: Tensor,
     task: Task,
     *,
+    texts: Sequence[Hashable] | None = None,
     goal: Goal | None = None,
     coverage: float | None = None,
     precision: float | None = None,
@@ -136,7 +138,10 @@ def fit_calibration(
     seed: int = 0,
     source: str = "dev",
 ) -> Fitted:
-    """Fit a calibration on N labelled texts that took no part in training.
+    """Fit a calibration on N labelled rows that took no part in training.
+
+    A text that occurs several times counts once, with one of its rows drawn at random: copies on both sides of a fit, or counted
+    as so many witnesses, would prove anything.
 
     Where `coverage` or `precision` is asked for, half of the texts fit and the other half back the promise, so that it does not
     rest on texts the probabilities were fitted to. Which half a text is in is drawn at random, not label by label: what is
@@ -145,6 +150,8 @@ def fit_calibration(
     Args:
         logits: `[N, C]`.
         targets: as `task.targets` gives them.
+        texts: N keys, equal for rows with the same text. If None, rows with equal logits are taken for the same text: where other
+            texts have them too, there are fewer texts than there might be, never more.
         goal: what the decision rule is fitted for; macro-F1 if None.
         coverage: the share of texts whose set of classes shall hold the right ones.
         precision: the share of answers that shall be right.
@@ -158,9 +165,11 @@ def fit_calibration(
         raise DataError(f"{source}: there are no texts to calibrate on")
     if not logits.isfinite().all():
         raise DataError(f"{source}: logits that are not finite numbers cannot be calibrated. Fix: train again, e.g. in fp32")
-    everything, goal = Sample(task, logits.float(), targets), goal or Goal()
+    rows, place = _one_a_text([row.tobytes() for row in logits.numpy()] if texts is None else texts, seed)
+    everything, goal = Sample(task, logits.float(), targets).rows(rows), goal or Goal()
     if coverage is None and precision is None:
-        return _fit(everything, goal, bootstrap, seed, source)
+        fitted = _fit(everything, goal, bootstrap, seed, source)
+        return replace(fitted, held_out=fitted.held_out[torch.from_numpy(place)])
     order, half = np.random.default_rng(seed).permutation(len(everything)), (len(everything) + 1) // 2
     first, second = everything.rows(order[:half]), everything.rows(order[half:])
     if len(second) == 0:
@@ -176,9 +185,20 @@ def fit_calibration(
     return replace(fitted, calibration=calibration, promises=tuple(promises))
 
 
+def _one_a_text(texts: Sequence[Hashable], seed: int) -> tuple[Ints, Ints]:
+    """`[M]` rows that stand for the M different texts, in the order of the texts; and `[N]`, which of those each row is of."""
+    numbers: dict[Hashable, int] = {}
+    place = np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(len(place))
+    _, first = np.unique(place[order], return_index=True)
+    return order[first], place
+
+
 def _fit(sample: Sample, goal: Goal, bootstrap: int, seed: int, source: str) -> Fitted:
     if len(sample) < LEAST_TEXTS:
-        return _nothing(sample, goal, source, f"it takes {LEAST_TEXTS} texts to fit a rule, and there are {len(sample)}")
+        return _nothing(sample, goal, source, f"it takes {LEAST_TEXTS} different texts to fit a rule; found {len(sample)}")
+    if not sample.multi_label and (sample.targets == sample.targets[0]).all():
+        return _nothing(sample, goal, source, "all texts have the same label: what tells it from others cannot be seen")
     if (sample.logits == sample.logits[0]).all():
         return _nothing(sample, goal, source, "all texts have the same logits, by which nothing can be told apart")
     held = _hold_out(sample, goal, seed)
@@ -287,7 +307,8 @@ def _values(outcomes: Outcomes, drawn: Ints, goal: Goal, multi_label: bool) -> F
     """`[R]` values of the goal's metric when the K outcomes occur `drawn` `[R, K]` times."""
     if goal.costs is not None:
         return np.asarray(drawn @ _costs(outcomes, goal.costs, multi_label) / drawn.sum(1))
-    counts = outcomes.count(drawn)
+    supported = np.asarray(outcomes.targets.sum(axis=0) > 0)  # else to decide on no other class would look like a gain
+    counts = replace(outcomes.count(drawn), averaged=supported)
     if goal.name in ("precision", "recall") and not multi_label:
         bottom = counts.decided if goal.name == "precision" else counts.true
         return np.asarray(counts.right[:, 1] / np.maximum(bottom[:, 1], 1))

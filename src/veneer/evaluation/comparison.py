@@ -214,7 +214,9 @@ def _relative(score: float, baseline: float) -> str:
 
 
 def _what_would_settle_it(difference: Difference) -> str:
-    """An interval narrows with the square root of the number of texts."""
+    """An interval narrows with the square root of the number of texts; one of no width has nothing that could narrow."""
+    if difference.low == difference.high == 0.0:
+        return "No text tells the two apart: they score alike on each, which says nothing of labels that hardly any text has."
     half = (difference.high - difference.low) / 2
     factor = (half / abs(difference.value)) ** 2 if difference.value else math.inf
     if factor > MOST_FACTOR:

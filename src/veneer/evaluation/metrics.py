@@ -98,8 +98,9 @@ def score(
     """Score decisions against targets.
 
     Macro scores are what scikit-learn gives by default. Multi-label: means over all C classes; one that is neither in the file
-    nor ever decided counts as 0. Single-label: means over the classes that occur in the targets or the decisions (of a resample:
-    in that resample); another one is still listed in `per_class`, with zeros, but neither helps nor hurts.
+    nor ever decided counts as 0. Single-label: means over the classes that occur in the targets or the decisions; another one is
+    still listed in `per_class`, with zeros, but neither helps nor hurts. The classes of a mean are the same in every resample:
+    one that a resample happens to miss counts as 0 there, for of such a class these texts say next to nothing.
 
     Args:
         targets: `[N]` class ids; for multi-label `[N,C]` 0/1.
@@ -140,13 +141,17 @@ def point_metrics(targets: ArrayLike, decisions: ArrayLike, n_classes: int, mult
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of R resamples: `right`, `decided` and `true` are `[R,C]`, `exact` (texts with all right) and `texts` are `[R]`."""
+    """Counts of R resamples: `right`, `decided` and `true` are `[R,C]`, `exact` (texts with all right) and `texts` are `[R]`.
+
+    `averaged` is `[C]`, the classes that single-label means over classes are of, whatever a resample holds.
+    """
 
     right: Floats
     decided: Floats
     true: Floats
     exact: Floats
     texts: Floats
+    averaged: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +191,7 @@ class Outcomes:
 
     def count(self, times: NDArray[np.int64]) -> Counts:
         """The counts when each outcome occurs `times` `[R,K]` times."""
+        occurring = self.targets.sum(axis=0) + self.decisions.sum(axis=0) > 0
         weights = times.astype(np.float64)  # BLAS has no integer product; counts below 2^53 are exact
         return Counts(
             right=weights @ self.targets.multiply(self.decisions),
@@ -193,6 +199,7 @@ class Outcomes:
             true=weights @ self.targets,
             exact=weights @ (np.asarray((self.targets != self.decisions).sum(axis=1)) == 0),
             texts=weights.sum(axis=1),
+            averaged=np.asarray(occurring),
         )
 
     def confusion(self) -> NDArray[np.int64] | None:
@@ -237,7 +244,7 @@ def joint_outcomes(
 def metrics_of(counts: Counts, multi_label: bool) -> dict[str, Floats]:
     """Every metric, `[R]`."""
     f1 = _ratio(2 * counts.right, counts.decided + counts.true)
-    in_macro = np.ones_like(f1) if multi_label else (counts.decided + counts.true > 0).astype(np.float64)
+    in_macro = np.broadcast_to(True if multi_label else counts.averaged, f1.shape)
     accuracy = counts.exact / counts.texts
     scores = {
         "accuracy": accuracy,

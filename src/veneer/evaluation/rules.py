@@ -4,6 +4,9 @@
     more classes   an offset a class, one swept after the other until none moves
     multi-label    a threshold a label, on its probability
 
+A class of a single-label task that no text has is left alone: whatever is decided on it looks wrong on these texts, which says
+nothing of others. Exactly the texts that the plain rule gives it stay with it.
+
 A cut lies midway between neighbouring scores; of equally good ones the nearest to the plain rule is taken.
 
 Knows calibrated logits, targets and a goal; does not judge whether a rule is better than the plain one.
@@ -34,18 +37,28 @@ Ints = NDArray[np.int64]
 def fit_rule(sample: Sample, scaling: Calibration, goal: Goal, seed: int = 0) -> tuple[Calibration, tuple[int, ...]]:
     """`scaling` with offsets or thresholds for `goal`, and the classes that it leaves as they are.
 
-    Those are labels that no text has, whose logits are all equal, or whose precision no threshold reaches.
+    Those are labels that no text has, whose logits are all equal, or whose precision no threshold reaches; all of them where
+    fewer than two of a single-label task have texts.
 
     Args:
         seed: of how the texts are dealt into parts, where a choice is made by parts held out.
     """
     if sample.multi_label:
         return _fit_thresholds(sample, scaling, goal, seed)
-    scores = scaling.calibrated(sample.logits).double().numpy()
-    targets = sample.targets.numpy()
+    return _fit_offsets(sample, scaling, goal)
+
+
+def _fit_offsets(sample: Sample, scaling: Calibration, goal: Goal) -> tuple[Calibration, tuple[int, ...]]:
+    support = np.bincount(sample.targets.numpy(), minlength=sample.classes)
+    known, left = np.flatnonzero(support), np.flatnonzero(support == 0)
+    moves = ~np.isin(sample.task.decide(sample.logits).numpy(), left)
+    if len(known) < 2 or not moves.any():
+        return scaling, tuple(range(sample.classes))
+    scores, targets = scaling.calibrated(sample.logits).double().numpy()[moves], sample.targets.numpy()[moves]
+    scores[:, left] = -np.inf
     offsets = np.zeros(sample.classes)
     if sample.classes == 2:
-        cut = _sweep(scores, 1, targets, goal)
+        cut = _sweep(scores, 1, targets, goal, support)
         if cut is None:
             return scaling, (1,)
         offsets[1] = cut
@@ -53,12 +66,13 @@ def fit_rule(sample: Sample, scaling: Calibration, goal: Goal, seed: int = 0) ->
     moved = scores.copy()
     for _ in range(ROUNDS):
         before = offsets.copy()
-        for label in range(sample.classes):
-            offsets[label] += _sweep(moved, label, targets, goal) or 0.0
+        for label in known.tolist():
+            offsets[label] += _sweep(moved, label, targets, goal, support) or 0.0
             moved[:, label] = scores[:, label] + offsets[label]
         if np.array_equal(before, offsets):
             break
-    return replace(scaling, offsets=tuple(offsets.tolist())), ()
+    ids = tuple(left.tolist())
+    return replace(scaling, offsets=tuple(offsets.tolist()), left=ids), ids
 
 
 def keep_plain(scaling: Calibration) -> Calibration:
@@ -201,8 +215,12 @@ def _best(values: Floats, cuts: Floats, ordered: Floats, distance: Floats) -> Fl
     return np.where(top > -np.inf, best, np.nan)[:, 0]
 
 
-def _sweep(scores: Floats, label: int, targets: Ints, goal: Goal) -> float | None:
-    """What is best added to the scores `[N, C]` of one class, all others as they are; None where nothing reaches the goal."""
+def _sweep(scores: Floats, label: int, targets: Ints, goal: Goal, support: Ints) -> float | None:
+    """What is best added to the scores `[N, C]` of one class, all others as they are; None where nothing reaches the goal.
+
+    Args:
+        support: `[C]` texts that have each class, those included that are not swept over.
+    """
     rival = scores.argmax(1)
     own = np.flatnonzero(rival == label)
     others = scores[own]
@@ -212,7 +230,7 @@ def _sweep(scores: Floats, label: int, targets: Ints, goal: Goal) -> float | Non
     order = np.argsort(-margins, kind="stable")
     ordered, true, rival = margins[order], targets[order], rival[order]
     if goal.name == "f1":
-        values = _macro_f1(true, rival, label, scores.shape[1])
+        values = _macro_f1(true, rival, label, support)
     elif goal.least is None:
         values = -_mean_cost(true, rival, label, goal, scores.shape[1])
     else:
@@ -232,14 +250,16 @@ def _mean_cost(true: Ints, rival: Ints, label: int, goal: Goal, classes: int) ->
     return np.asarray(costs[true, rival].sum() + np.concatenate([[0.0], np.cumsum(changes)])) / len(true)
 
 
-def _macro_f1(true: Ints, rival: Ints, label: int, classes: int) -> Floats:
+def _macro_f1(true: Ints, rival: Ints, label: int, support: Ints) -> Floats:
     """`[N+1]` macro-F1 when the first k texts are decided to be `label` and the others their rival; O(N log N).
 
-    A step takes a text from its rival: it changes the F1 of two classes alone. The mean is over classes that occur in targets or
-    decisions.
+    A step takes a text from its rival: it changes the F1 of two classes alone. The mean is over the classes with support,
+    whatever is decided: were it over those that occur, never to decide on a class without support would look like a gain.
+
+    Args:
+        support: `[C]`, as of `_sweep`.
     """
-    n = len(true)
-    support = np.bincount(true, minlength=classes)
+    n, classes = len(true), len(support)
     decided = np.bincount(rival, minlength=classes)
     right = np.bincount(rival[rival == true], minlength=classes)
     by_rival = np.argsort(rival, kind="stable")
@@ -251,15 +271,11 @@ def _macro_f1(true: Ints, rival: Ints, label: int, classes: int) -> Floats:
     was_right = hits[:-1] - hits[starts]
     f1_after = _f1(right[grouped] - right_taken, decided[grouped] - taken + support[grouped])
     f1_before = _f1(right[grouped] - was_right, decided[grouped] - taken + 1 + support[grouped])
-    gone = (decided[grouped] - taken + support[grouped]) == 0
-    change, vanish = np.empty(n), np.empty(n)
-    change[by_rival], vanish[by_rival] = f1_after - f1_before, gone
-    rivals = np.arange(classes) != label
-    total = _f1(right, decided + support)[rivals].sum() + np.concatenate([[0.0], np.cumsum(change)])
-    present = ((decided + support) > 0)[rivals].sum() - np.concatenate([[0.0], np.cumsum(vanish)])
-    k = np.arange(n + 1)
-    own = _f1(np.concatenate([[0], np.cumsum(true == label)]), k + support[label])
-    return np.asarray((total + own) / (present + ((k + support[label]) > 0)))
+    change = np.empty(n)
+    change[by_rival] = f1_after - f1_before
+    total = np.delete(_f1(right, decided + support), label).sum() + np.concatenate([[0.0], np.cumsum(change)])
+    own = _f1(np.concatenate([[0], np.cumsum(true == label)]), np.arange(n + 1) + support[label])
+    return np.asarray((total + own) / (support > 0).sum())
 
 
 def _f1(right: Ints, both: Ints) -> Floats:

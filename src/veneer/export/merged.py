@@ -266,6 +266,8 @@ def _decision(calibration: Calibration, multi_label: bool) -> str:
             f"the label is the one whose logit, times `slopes` of `{CALIBRATION_FILE}` if there are any and plus its number in "
             "`offsets`, is the largest"
         )
+        if calibration.left:
+            decision += ", among those not `left`; a text whose largest logit itself is of a class that is `left` stays with that"
     if coverage := calibration.coverage:
         decision += (
             f". The labels of probability {coverage.level:.4g} and more hold every right one for {coverage.target:.1%} of texts "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from veneer.config import RunConfig
-from veneer.data import Example
+from veneer.data import Example, text_key
 from veneer.evaluation.calibration import Fitted, fit_calibration
 from veneer.evaluation.comparison import RESAMPLES, compared_metric
 from veneer.evaluation.goals import Goal
@@ -99,6 +99,7 @@ class Dev:
             logits,
             self.targets,
             self.task,
+            texts=list(map(text_key, self.examples)),
             goal=goal,
             coverage=None if coverage is None else coverage.target,
             precision=None if precision is None else precision.target,

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from veneer.config import RunConfig
-from veneer.data import Example
+from veneer.data import Example, text_key
 from veneer.evaluation.comparison import RESAMPLES, Compared, Verdict, compared_metric, judge
 from veneer.evaluation.metrics import point_metrics
 from veneer.labels import LabelSet
@@ -218,8 +218,9 @@ def decide_like_ours(config: RunConfig, material: Material, logits: Mapping[str,
     Args:
         logits: the rival's, `[N, C]` by split: dev, and test where there is one.
     """
-    targets = target_tensor(material.examples["dev"], material.labels, material.task)
-    return decide_judged(fit_on_dev(config, material.task, logits["dev"], targets), material.task, logits)
+    dev, task = material.examples["dev"], material.task
+    fitted = fit_on_dev(config, task, logits["dev"], target_tensor(dev, material.labels, task), list(map(text_key, dev)))
+    return decide_judged(fitted, task, logits)
 
 
 def judged_split(material: Material) -> str:

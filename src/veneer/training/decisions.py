@@ -6,7 +6,7 @@ it. Knows logits and splits; knows nothing of what gave the logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,12 +22,18 @@ def judged_of(splits: Mapping[str, Any]) -> str:
     return "test" if "test" in splits else "dev"
 
 
-def fit_on_dev(config: RunConfig, task: Task, dev: Tensor, targets: Tensor) -> Fitted | None:
-    """The calibration of `[N, C]` logits of dev that ends a training; None where the configuration does not want one."""
+def fit_on_dev(
+    config: RunConfig, task: Task, dev: Tensor, targets: Tensor, texts: Sequence[Hashable] | None = None
+) -> Fitted | None:
+    """The calibration of `[N, C]` logits of dev that ends a training; None where the configuration does not want one.
+
+    Args:
+        texts: as of `fit_calibration`.
+    """
     evaluation = config.evaluation
     if not evaluation.calibrate:
         return None
-    return fit_calibration(dev, targets, task, bootstrap=evaluation.bootstrap, seed=config.seed)
+    return fit_calibration(dev, targets, task, texts=texts, bootstrap=evaluation.bootstrap, seed=config.seed)
 
 
 def decide_judged(fitted: Fitted | None, task: Task, logits: Mapping[str, Tensor]) -> NDArray[Any]:

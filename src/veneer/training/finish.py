@@ -20,7 +20,7 @@ from veneer import lora
 from veneer.artifact import load_artifact, save_artifact
 from veneer.bases import BaseLocation
 from veneer.config import METHOD_SETTINGS, RunConfig
-from veneer.data import Prompt, encode
+from veneer.data import Prompt, encode, text_key
 from veneer.durable import write_text
 from veneer.errors import InputError, VerificationError
 from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
@@ -118,8 +118,9 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _fit_calibration(setting: Setting, logits: Tensor) -> Fitted:
     """What can be fitted on dev: kept where the configuration wants it, and read by the diagnosis in any case."""
-    config, targets, task = setting.config, setting.splits["dev"].targets, setting.material.task
-    return fit_calibration(logits, targets, task, bootstrap=config.evaluation.bootstrap, seed=config.seed)
+    config, dev, task = setting.config, setting.splits["dev"], setting.material.task
+    texts = list(map(text_key, dev.examples))
+    return fit_calibration(logits, dev.targets, task, texts=texts, bootstrap=config.evaluation.bootstrap, seed=config.seed)
 
 
 def _tell(fitted: Fitted, tracker: Tracker) -> Fitted:

@@ -10,7 +10,7 @@ from diagnosis_cases import binary, evidence, leads, many, multi
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from veneer.evaluation.diagnosis.evidence import labelwise
-from veneer.evaluation.diagnosis.limits import curves, half_width, limits, macro_f1
+from veneer.evaluation.diagnosis.limits import curves, half_width, least_half_width, limits, macro_f1
 from veneer.evaluation.metrics import score
 
 
@@ -90,3 +90,12 @@ def test_a_label_that_no_text_has_has_no_recall():
     targets[:, 1] = False
     curve = curves(replace(given, targets=targets), labelwise(replace(given, targets=targets)))[1]
     assert set(curve.recall) == {None}
+
+
+def test_without_an_error_a_mean_is_as_sure_as_its_labels_are():
+    wilson = 3.841 / (20 + 3.841) / 2
+    assert least_half_width(np.array([20])) == pytest.approx(wilson, rel=1e-3)
+    assert least_half_width(np.array([20] * 16)) == pytest.approx(wilson / 4, rel=1e-3)  # errors of 16 labels even out
+    assert least_half_width(np.array([20, 0, 0])) == pytest.approx(wilson, rel=1e-3)  # of which the mean says nothing
+    assert least_half_width(np.array([99, 1])) == pytest.approx(0.2, abs=0.005)
+    assert least_half_width(np.zeros(3, dtype=np.int64)) == 0.0

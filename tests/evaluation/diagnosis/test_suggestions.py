@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from diagnosis_cases import binary, curves, many, multi, ruled, spoil
+from diagnosis_cases import binary, curves, leads, many, multi, ruled, spoil
 from test_fit import OVER, UNDER
 
 from veneer.config import METHOD_SETTINGS, MethodName
@@ -289,6 +289,17 @@ def test_a_small_dev_set():
     assert set(found) == {"dev_too_small"}
     assert "the 60 texts of dev" in found["dev_too_small"].evidence
     assert rules(binary(600)) == {}
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_one_text_of_a_label_says_little_however_many_others_there_are(found):
+    targets = (np.arange(400) == 7).astype(np.int64)
+    given = leads(targets, np.where(targets == 1, 2.0 if found else -2.0, -3.0))
+    assert "the 400 texts of dev give macro F1 to ±19.8 points" in rules(given)["dev_too_small"].evidence
+
+
+def test_many_labels_of_a_few_texts_are_not_too_few():
+    assert "dev_too_small" not in rules(many(2000, classes=100, separation=9))
 
 
 def test_a_small_dev_set_is_large_enough_for_a_large_gain():

@@ -96,6 +96,16 @@ def half_width(influence: Floats) -> float:
     return float(Z95 * np.sqrt((influence**2).sum()) / len(influence))
 
 
+def least_half_width(support: Ids) -> float:
+    """Half of the 95 % interval of a mean over labels none of whose texts is decided wrong: what they leave open all the same.
+
+    n texts without an error leave z²/(n + z²) (Wilson), half of it to either side. Labels err on different texts, and so
+    independently: the half-widths of the L labels that some text has make up the root of the sum of their squares, over L.
+    """
+    n = support[support > 0]
+    return float(np.sqrt(((Z95**2 / (n + Z95**2) / 2) ** 2).sum()) / max(1, len(n)))
+
+
 def _limit(evidence: Evidence, labels: Labelwise, k: int) -> Limit:
     from sklearn.metrics import roc_auc_score
 

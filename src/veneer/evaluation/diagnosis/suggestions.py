@@ -15,7 +15,7 @@ import numpy as np
 from veneer.evaluation.calibration import Rule
 from veneer.evaluation.diagnosis.evidence import Evidence, Labelwise
 from veneer.evaluation.diagnosis.fit import LEARNED, Fit
-from veneer.evaluation.diagnosis.limits import Limit, half_width, macro_f1
+from veneer.evaluation.diagnosis.limits import Limit, half_width, least_half_width, macro_f1
 from veneer.evaluation.diagnosis.margins import Margin
 from veneer.evaluation.diagnosis.mistakes import doubtful_labels
 from veneer.evaluation.diagnosis.slices import CUT, UNSEEN, Slice, shortfall
@@ -69,9 +69,9 @@ class Findings:
 
     @property
     def noise(self) -> float:
-        """Half of the 95 % interval of macro-F1; at least what N texts without an error would leave open (Wilson)."""
+        """Half of the 95 % interval of macro-F1; at least what the texts of each label would leave open without an error."""
         _, influence = macro_f1(self.labels.truth, self.labels.decided, self.evidence.multi_label)
-        return max(half_width(influence), _z(1) ** 2 / (len(self.evidence) + _z(1) ** 2) / 2)
+        return max(half_width(influence), least_half_width(self.labels.support))
 
 
 def suggest(findings: Findings) -> tuple[Suggestion, ...]:
