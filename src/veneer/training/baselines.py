@@ -12,15 +12,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from veneer.config import RunConfig
@@ -31,6 +28,9 @@ from veneer.labels import LabelSet
 from veneer.tasks import Task
 from veneer.training.decisions import decide_judged, fit_on_dev, judged_of
 from veneer.training.prepare import Material
+
+if TYPE_CHECKING:  # loaded to fit one: several commands read this module and fit none
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 TEXT_BASELINE = "TF-IDF + logistic regression"
 
@@ -279,6 +279,8 @@ def _feature_sets(train: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any
 
 
 def _fit_features(settings: dict[str, Any], train: Sequence[Example]) -> TextFeatures | None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     texts = [example.text for example in train] + [example.pair for example in train if example.pair is not None]
     try:
         return TextFeatures(TfidfVectorizer(**settings).fit(texts))
@@ -302,6 +304,9 @@ def _fit(features: Any, judged: Judged, choice: tuple[float, bool]) -> LinearMod
 
 
 def _fit_column(features: Any, column: Array, choice: tuple[float, bool]) -> tuple[Array, float]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     penalty, weighted = choice
     # liblinear copies its input, which dense features are too large for; lbfgs stops too early on sparse ones
     solver = {"solver": "liblinear", "tol": 1e-2} if sparse.issparse(features) else {"solver": "lbfgs", "max_iter": 300}
