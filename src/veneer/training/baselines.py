@@ -260,6 +260,12 @@ def fit_linear(train: Any, dev: Any, judged: Judged) -> tuple[float, LinearModel
     return best
 
 
+def standardised(features: Array, train: Array) -> Array:
+    """Dense `[N, F]` features on a scale on which those of `train` have mean 0 and spread 1."""
+    scaled: Array = (features - train.mean(axis=0)) / (train.std(axis=0) + 1e-6)
+    return scaled
+
+
 def describe_choice(model: LinearModel) -> str:
     """Such as `C = 10, rare labels weighted`."""
     penalty, weighted = model.choice
