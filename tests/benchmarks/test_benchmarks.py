@@ -171,8 +171,20 @@ def test_audit_flips_audits_and_trains_once(
     start(module, monkeypatch, *flags)
     again = capsys.readouterr()
     rows = [line.split("|")[1].strip() for line in again.out.splitlines() if line.startswith("|")]
-    assert [row for row in rows if row in ("flipped", "clean")] == ["flipped", "clean"]
-    assert first.out.splitlines()[-4:] == again.out.splitlines()[-4:]
+    arms = ["flipped", "looked at the first 5%", "looked at the first 10%", "clean"]
+    assert [row for row in rows if row in arms] == arms
+    table = again.out.splitlines()[-len(rows[rows.index("trained on") + 2 :]) :]
+    assert table == first.out.splitlines()[-len(table) :]
+    assert [" to " in line for line in table] == [False, *([True] * (len(table) - 1))]  # all but the flipped labels themselves
+
+
+def test_who_looks_puts_right_what_was_flipped_among_what_is_looked_at(load: Load) -> None:
+    texts, module = load("_data").labelled_texts("train", 200), load("audit")
+    flipped = module.flip(texts, 0.1, seed=1)
+    wrong = [row for row, (old, new) in enumerate(zip(texts.ids, flipped.ids, strict=True), 1) if old != new]
+    right = [row for row in range(1, 201) if row not in wrong]
+    looked = module.looked_at(texts, flipped, [*wrong[:3], *right, *wrong[3:]], 0.05)
+    assert [row for row, (old, new) in enumerate(zip(texts.ids, looked.ids, strict=True), 1) if old != new] == wrong[3:]
 
 
 def test_flipped_labels_are_others(load: Load) -> None:

@@ -141,6 +141,62 @@ def test_a_stop_says_how_to_go_on(veneer: Command, single_run: Path, tmp_path: P
     assert not (tmp_path / "s.csv").exists()
 
 
+@pytest.fixture
+def ignorant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of training: models that say the same of every text."""
+    zeros = lambda work, trained_on, move: torch.zeros(int((~trained_on).sum()), 2)  # noqa: E731
+    monkeypatch.setattr(folds_module, "_train_fold", zeros)
+
+
+@pytest.mark.usefixtures("ignorant")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_models_that_know_nothing_are_an_error_and_no_suspects(
+    flags: list[str], veneer: Command, single_run: Path, wrong: Path, tmp_path: Path
+) -> None:
+    result = veneer("audit", single_run, "--data", wrong, "--out", tmp_path / "s.csv", "--force", *flags)
+    assert (result.code, result.out) == (1, "")
+    said = "error: the models know too little to doubt a label: their out-of-fold macro recall of 0.5000 is not clearly above"
+    assert said in result.err
+    assert "Fix: more epochs (--epochs), more rows, or --quick" in result.err
+    assert list(tmp_path.glob("s.csv*")) == []  # the folds neither: more epochs would be refused as another audit
+
+
+def test_the_quick_way_has_the_same_output_and_says_what_it_is_worth(
+    veneer: Command, single_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds_module, "_train_fold", lambda *_: pytest.fail("trained"))
+    out, data = tmp_path / "s.csv", write_csv(tmp_path / "more.csv", toy_rows(120, seed=7))
+    result = veneer("audit", single_run, "--data", data, "--quick", "--out", out)
+    assert result.code == 0, result.err
+    assert "of 120 rows" in result.out
+    assert "--quick trains nothing: its models are weaker than an adapter" in result.out.replace("\n", " ")
+    assert f"--corrections {out}" in result.out.replace("\n", "")
+    assert list(tmp_path.glob("*.folds")) == []
+    tree = json.loads(veneer("audit", single_run, "--data", data, "--quick", "--out", out, "--force", "--json").out)
+    assert (tree["quick"], len(tree["suspects"])) == (True, len(read(out)))
+    assert any("--quick" in caution for caution in tree["warnings"])
+
+
+def test_the_quick_way_has_no_epochs(veneer: Command, single_run: Path, tmp_path: Path) -> None:
+    result = veneer("audit", single_run, "--quick", "--epochs", 2, "--out", tmp_path / "s.csv")
+    assert result.code == 2
+    assert "--quick trains nothing" in result.err
+
+
+@pytest.mark.usefixtures("knowing")
+@pytest.mark.parametrize(("flipped", "warned"), [(8, False), (9, True)])
+def test_more_doubts_than_a_fifth_of_the_rows_are_warned_of(
+    flipped: int, warned: bool, veneer: Command, single_run: Path, tmp_path: Path
+) -> None:
+    rows = toy_rows(40)
+    for row in rows[:flipped]:
+        row["label"] = "bad" if row["label"] == "good" else "good"
+    result = veneer("audit", single_run, "--data", write_csv(tmp_path / "w.csv", rows), "--out", tmp_path / "s.csv")
+    assert result.code == 0, result.err
+    assert f"{flipped} of 40 rows" in result.out
+    assert ("are doubted, more than are likely to be wrong" in result.out) == warned
+
+
 def test_without_cleanlab(veneer: Command, single_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "cleanlab" else find(name, *rest))

@@ -151,9 +151,30 @@ def test_the_report_scores_the_runs_own_dev_texts_by_the_new_calibration(
     assert dev.keys() == before["evaluations"]["dev"].keys()
     assert after["dev_rescored"]
     assert b"Scores on dev are by the calibration shown below" in contents(single)["report.html"]
+    monkeypatch.setattr(calibration_module, "fit_calibration", fit)
     assert veneer("calibrate", single, "--data", labelled).code == 0
     later = json.loads(contents(single)["report.json"])
     assert (later["dev_rescored"], later["evaluations"]) == (False, after["evaluations"])
+
+
+def test_the_same_calibration_again_changes_nothing(veneer: Command, single_run: Path, tmp_path: Path, labelled: Path) -> None:
+    """Verdict, diagnosis and scores are still by the calibration there is; and what was stale stays so, dev's scores apart."""
+    trained = Path(shutil.copytree(single_run, tmp_path / "trained"))
+    before = contents(trained)["veneer.json"]
+    assert veneer("calibrate", trained).code == 0
+    assert contents(trained)["veneer.json"] == before
+    assert b"earlier calibration" not in contents(trained)["report.html"]
+
+    def marks() -> tuple[bool, bool]:
+        report = json.loads(contents(trained)["report.json"])
+        return report["calibrated_since"], report["dev_rescored"]
+
+    found = [marks()]
+    other = ["--data", labelled, "--target", "recall=0.2"]
+    for given in (other, other, [], [], other):
+        assert veneer("calibrate", trained, *given).code == 0
+        found.append(marks())
+    assert found == [(False, False), (True, False), (True, False), (True, True), (True, True), (True, False)]
 
 
 def test_dev_texts_that_have_changed_are_refused(

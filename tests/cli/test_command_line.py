@@ -35,6 +35,16 @@ def test_help_lists_the_commands_and_loads_no_torch() -> None:
     assert all(command in result.stdout for command in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["cli.labelled", "cli.compare_runs", "predictor", "training.finish", "evaluation.calibration", "evaluation.conformal"],
+)
+def test_what_most_commands_import_loads_nothing_that_few_of_them_need(module: str) -> None:
+    code = f"import sys, veneer.{module}; print({{'matplotlib', 'sklearn', 'scipy.stats', 'datasets'}} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.returncode) == ("set()\n", 0), result.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(veneer: Callable[..., Any], command: str) -> None:
     result = veneer(command, "--help")

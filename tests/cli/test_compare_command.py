@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from toy_runs import run, toy_config, toy_rows, write_csv
-from veneer.cli import compare_baselines, compare_runs
+from veneer.cli import compare_baselines, compare_runs, compared_run
 from veneer.config import RunConfig
+from veneer.evaluation.calibration import fit_calibration
+from veneer.evaluation.goals import Goal
 from veneer.predictor import load
 from veneer.run_info import read_info, update_info
 from veneer.tasks import Calibration
+from veneer.training.baselines import target_tensor
 
 Base = Callable[..., Path]
 Veneer = Callable[..., Any]
@@ -186,6 +189,53 @@ def test_on_dev_a_rule_that_may_be_fitted_to_it_is_not_taken(veneer: Veneer, sin
     assert found["split"] == "dev"
     assert found["runs"][0]["score"] == found["runs"][1]["score"]
     assert found["pairs"][0]["right"]["first"] == found["pairs"][0]["right"]["second"] == 0
+
+
+@pytest.fixture
+def judged_on_dev(tiny_base: Base, tmp_path: Path) -> Path:
+    """A run with 60 dev texts and no test file, whose plain rule is often wrong."""
+    dev = write_csv(tmp_path / "dev60.csv", toy_rows(60, seed=9))
+    return run(
+        toy_config(
+            tmp_path, tiny_base(), data__dev=str(dev), training__epochs=1, training__learning_rate=1e-5, evaluation__bootstrap=100
+        )
+    ).folder
+
+
+def decided_on_dev(folder: Path, calibration: list[Any], veneer: Veneer) -> Any:
+    assert veneer("calibrate", folder, *calibration).code == 0
+    return compared_run.open_run(folder).decide("dev", None)
+
+
+@pytest.mark.parametrize("target", ["precision=0.5", "recall=0.9", "recall=0.2", "accuracy"])
+def test_on_dev_a_rule_is_fitted_again_for_what_it_was_fitted_for(veneer: Veneer, judged_on_dev: Path, target: str) -> None:
+    found = decided_on_dev(judged_on_dev, ["--target", target], veneer)
+    run = compared_run.open_run(judged_on_dev)
+    task, labels = run.material.task, run.material.labels
+    logits = run.logits(["dev"], None)["dev"]
+    targets = target_tensor(run.material.examples["dev"], labels, task)
+    bootstrap = run.config.evaluation.bootstrap
+    fitted = fit_calibration(
+        logits, targets, task, goal=Goal.parse(target, labels, task.name), bootstrap=bootstrap, seed=run.config.seed
+    )
+    assert found.tolist() == fitted.held_out.tolist()
+    if target == "recall=0.2":  # few are given the second label, which no rule for F1 would do
+        assert found.tolist() != fit_calibration(logits, targets, task, bootstrap=bootstrap).held_out.tolist()
+
+
+@pytest.mark.parametrize("costs", [False, True])
+def test_on_dev_a_rule_that_cannot_be_fitted_again_is_taken_as_it_is(
+    veneer: Veneer, judged_on_dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], costs: bool
+) -> None:
+    (tmp_path / "costs.csv").write_text("label,bad,good\nbad,0,99\ngood,1,0\n", encoding="utf-8")
+    other = write_csv(tmp_path / "other.csv", toy_rows(90, seed=11))
+    calibration = ["--target", f"cost={tmp_path / 'costs.csv'}"] if costs else ["--target", "recall=0.95", "--data", other]
+    found = decided_on_dev(judged_on_dev, calibration, veneer)
+    run = compared_run.open_run(judged_on_dev)
+    stored = Calibration.from_json(run.info.calibration or {}, "single_label", 2)
+    assert stored.offsets
+    assert found.tolist() == run.material.task.decide(run.logits(["dev"], None)["dev"], stored).tolist()
+    assert ("fitted on dev for costs" in capsys.readouterr().err.replace("\n", " ")) == costs
 
 
 def test_runs_over_other_texts_are_refused(veneer: Veneer, single_run: Path, moved_run: Path, tiny_base: Base) -> None:

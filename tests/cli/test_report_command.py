@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -39,6 +41,15 @@ def test_the_page_is_written_and_its_path_printed(folder):
     assert result.stdout.strip() == str(folder / "report.html")
     assert (folder / "report.html").read_text(encoding="utf-8") == render_page(single_label())
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+
+
+def test_the_page_takes_neither_torch_nor_scipy(folder):
+    code = (
+        "import sys; from veneer.cli import app; app(['report', sys.argv[1]], standalone_mode=False); "
+        "print({'torch', 'transformers', 'scipy', 'sklearn', 'matplotlib'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    assert (result.stdout.splitlines()[-1:], result.returncode) == (["set()"], 0), result.stderr
 
 
 @pytest.mark.parametrize("works", [True, False])

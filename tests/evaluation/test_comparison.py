@@ -72,7 +72,7 @@ def test_the_interval_is_a_loop_over_resampled_texts(metric: str, multi_label: b
 def test_equal_decisions_differ_by_nothing() -> None:
     """Unpaired resamples would give an interval around zero; paired ones give zero itself."""
     compared, ours, _ = make(80, 3, multi_label=False)
-    assert compare_decisions(compared, ours, ours) == Difference(0.0, 0.0, 0.0, 1.0)
+    assert compare_decisions(compared, ours, ours) == Difference(0.0, 0.0, 0.0, 1.0, (0.0, 0.0))
     same = compare_decisions(Compared(compared.targets, 3, False, "accuracy"), ours, ours)
     assert (same.p, same.within_noise) == (1.0, True)
 
@@ -139,10 +139,11 @@ def test_a_text_is_right_with_exactly_its_labels() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "kind", "opening"),
     [
-        (8401, 8000, "effective", "Effective"),
-        (8400, 8000, "limited", "A limited gain"),  # 5 % exactly
-        (8080, 8000, "limited", "A limited gain"),  # 1 % exactly
-        (8079, 8000, "not_worth_it", "Not worth it"),
+        (8450, 8000, "effective", "Effective"),  # 5.6 %, and 5.1 % at least
+        (8410, 8000, "limited", "A gain, but not surely an effective one"),  # 5.1 %, and 4.6 % at least
+        (8400, 8000, "limited", "A limited gain"),
+        (8079, 8000, "limited", "A limited gain"),  # 0.99 %, and 1.2 % at most
+        (8060, 8000, "not_worth_it", "Not worth it"),  # 0.75 %, and 0.95 % at most
         (7000, 8000, "not_worth_it", "Not worth it"),
         (4000, 0, "effective", "Effective"),
         (8000, 8000, "within_noise", "Within the noise"),
@@ -157,6 +158,25 @@ def test_the_boundaries_of_the_verdict(ours: int, theirs: int, kind: str, openin
     assert verdict.text.startswith(f"{opening}: the adapter's accuracy on 10,000 test texts is {ours / n:.3f}")
     assert "a baseline" in verdict.text
     assert ("which is better" in verdict.text) == (ours < theirs)
+
+
+def test_a_gain_is_effective_only_where_all_of_its_interval_is() -> None:
+    """A relative gain of 6 % that may be 1 % is none that is surely above 5 %; its interval is that of the ratio's resamples."""
+    n = 1000
+    compared = Compared(np.zeros(n, np.int64), 2, False, "accuracy")
+    ours, theirs = of(848, n), np.roll(of(800, n), 80)
+    verdict = judge(compared, ours, theirs, split="test", against="a baseline")
+    assert verdict.relative_gain == pytest.approx(0.06)
+    assert verdict.gain_interval[0] > 0
+    assert verdict.relative_interval is not None
+    low, high = verdict.relative_interval
+    rng, right, other = np.random.default_rng(0), ours == 0, theirs == 0
+    drawn = [(right[rows].mean() / other[rows].mean() - 1) for rows in rng.integers(0, n, (2000, n))]
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.004)
+    assert low < 0.05 < high
+    assert verdict.kind == "limited"
+    said = f"a relative gain of 6.0 %, 95 % interval {100 * low:.1f} to {100 * high:.1f} % (95 % interval of the difference: +0."
+    assert said in verdict.text
 
 
 def test_a_large_gain_on_few_texts_is_within_the_noise() -> None:
@@ -182,12 +202,23 @@ def test_the_verdict_as_json() -> None:
     tree = verdict.to_json()
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
     assert tree.keys() == {
-        *("kind", "metric", "split", "against", "score", "baseline", "relative_gain", "gain_interval", "text"),
+        *(
+            "kind",
+            "metric",
+            "split",
+            "against",
+            "score",
+            "baseline",
+            "relative_gain",
+            "gain_interval",
+            "relative_interval",
+            "text",
+        ),
     }
     assert tree["score"] - tree["baseline"] == pytest.approx(tree["relative_gain"] * tree["baseline"])
     assert "a test file would say more" in tree["text"]
     nothing = judge(Compared(np.zeros(50, np.int64), 2, False, "accuracy"), of(40, 50), of(0, 50), split="test", against="none")
-    assert nothing.relative_gain is None
+    assert (nothing.relative_gain, nothing.relative_interval, nothing.kind) == (None, None, "effective")
     assert "gets nothing right" in nothing.text
     many = judge(Compared(np.zeros(50, np.int64), 2, False, "accuracy"), of(40, 50), of(4, 50), split="test", against="none")
     assert "10 times as much" in many.text

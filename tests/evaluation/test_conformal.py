@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from veneer.errors import DataError
 from veneer.evaluation import calibration as calibration_module
 from veneer.evaluation.calibration import fit_calibration
-from veneer.evaluation.conformal import _lower_bound, answered, candidate_sets, check_promises, find_coverage, find_precision
+from veneer.evaluation.conformal import (
+    _lower_bound,
+    _p_value,
+    answered,
+    candidate_sets,
+    check_promises,
+    find_coverage,
+    find_precision,
+)
 from veneer.evaluation.scaling import Sample
 from veneer.tasks import PLAIN, TASKS, Calibration, Promise
 
@@ -203,6 +211,17 @@ def test_the_bound_is_clopper_and_pearsons() -> None:
     assert binom.sf(94, 100, bound) == pytest.approx(0.05)
     assert _lower_bound(0, 10) == 0.0
     assert _lower_bound(0, 0) == 0.0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("count", [0, 1, 7, 100, 20_000])
+def test_tests_and_bounds_are_those_of_scipy_stats(count: int, share: float) -> None:
+    for hits in sorted({0, min(count, 1), count // 2, max(count - 3, 0), count}):
+        right = np.arange(count) < hits
+        expected = binom.sf(hits - 1, count, share)
+        assert _p_value(np.ones(count, np.float32), right, 0.5, share) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+        if hits:
+            assert _lower_bound(hits, count) == pytest.approx(beta.ppf(0.05, hits, count - hits + 1), rel=1e-9)
 
 
 @pytest.mark.parametrize("pool", [single(800), multi(800)], ids=["single", "multi"])

@@ -25,7 +25,7 @@ from veneer.labels import LabelSet
 from veneer.tasks import TASKS
 from veneer.training import audit as audit_module
 from veneer.training import folds as folds_module
-from veneer.training.audit import Audit, audit
+from veneer.training.audit import Audit, audit, quick_audit
 from veneer.training.folds import FoldedTraining, out_of_fold_logits
 from veneer.training.loop import Job
 from veneer.training.prepare import columns_of, read_material
@@ -204,6 +204,66 @@ def test_several_labels_a_row(tiny_base: Base, tmp_path: Path, monkeypatch: pyte
         many: (tuple(rows[many]["label"].split("|")), set(right[many])),
     }
     assert next(one for one in found.suspects if one.row - 1 == few).suggested[0] == right[few][1]  # what was there stays first
+
+
+def test_the_quick_way_finds_flipped_labels_without_training(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds_module, "fit", lambda *_: pytest.fail("trained"))
+    config = flipped_config(tmp_path, tiny_base(), pooling="mean")
+    quiet = Console(file=io.StringIO())
+    found = quick_audit(config, TASKS["single_label"], LabelSet(("bad", "good")), find_base(config.base), folds=3, console=quiet)
+    assert found.informed
+    assert len({one.row for one in found.suspects[:8]} & set(FLIPPED)) >= 3
+
+
+def blind(answer: Callable[[int], Any]) -> Callable[..., torch.Tensor]:
+    def logits(work: FoldedTraining, trained_on: Any, move: Any) -> torch.Tensor:
+        held = [example.row for example, mine in zip(work.examples, trained_on, strict=True) if not mine]
+        return torch.stack([torch.as_tensor(answer(row), dtype=torch.float32) for row in held])
+
+    return logits
+
+
+DRAWN = random.Random(4)
+GUESSES = [DRAWN.choice([-1.0, 1.0]) for _ in range(ROWS + 1)]
+
+
+@pytest.mark.parametrize("answer", [lambda row: [1.0, 0.0], lambda row: [GUESSES[row], 0.0]], ids=["always the same", "guesses"])
+def test_models_that_do_not_read_the_text_are_not_informed(
+    answer: Callable[[int], Any], tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds_module, "_train_fold", blind(answer))
+    found = start(flipped_config(tmp_path, tiny_base()), tmp_path)
+    assert not found.informed
+    assert found.lead_metric == "macro_recall"
+
+
+def test_a_rare_class_that_is_found_counts_however_frequent_the_other_is(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accuracy would not tell: these models are right as often as always the frequent class is."""
+    rare, alarms = set(range(1, 16)), set(range(16, 31))
+    config = flipped_config(tmp_path, tiny_base())
+    write_csv(tmp_path / "train.csv", [row | {"label": "bad" if i in rare else "good"} for i, row in enumerate(easy_rows(), 1)])
+    monkeypatch.setattr(folds_module, "_train_fold", blind(lambda row: [1.0 if row in rare | alarms else -1.0, 0.0]))
+    found = start(config, tmp_path)
+    assert found.metrics["accuracy"] == pytest.approx(1 - 15 / ROWS)
+    assert found.informed
+
+
+@pytest.mark.parametrize(("answer", "informed"), [([-1.0] * 3, False), ([1.0] * 3, False), (None, True)])
+def test_with_several_labels_a_row_all_of_them_for_every_row_is_no_knowledge(
+    answer: Any, informed: bool, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("bad", "good", "odd")
+    config = toy_config(tmp_path, tiny_base(), data__label_separator="|")
+    rows = toy_rows(60, labels=names, multi=True, seed=2)
+    write_csv(tmp_path / "train.csv", rows)
+    right = [[1.0 if name in row["label"].split("|") else -1.0 for name in names] for row in rows]
+    monkeypatch.setattr(folds_module, "_train_fold", blind(lambda row: right[row - 1] if answer is None else answer))
+    found = start(config, tmp_path, labels=names, task="multi_label")
+    assert (found.informed, found.lead_metric) == (informed, "macro_f1")
 
 
 def test_what_stops_an_audit_before_it_trains(tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from veneer.tasks import TASKS
 from veneer.training import baselines
 from veneer.training.baselines import (
     Judged,
+    LinearModel,
     compared_on,
     decide_like_ours,
     describe_choice,
@@ -153,7 +155,7 @@ def test_the_work_in_all_bounds_the_candidates(monkeypatch: pytest.MonkeyPatch) 
     tried: list[tuple[float, bool]] = []
     fit = baselines._fit
 
-    def counted(features: object, judged: Judged, choice: tuple[float, bool]) -> baselines.LinearModel:
+    def counted(features: object, judged: Judged, choice: tuple[float, bool]) -> LinearModel:
         tried.append(choice)
         return fit(features, judged, choice)
 
@@ -165,6 +167,41 @@ def test_the_work_in_all_bounds_the_candidates(monkeypatch: pytest.MonkeyPatch) 
     tried.clear()
     assert fit_linear(sparse.csr_matrix(dense), sparse.csr_matrix(np.eye(3, 10)), judged) is not None
     assert len(tried) == 2  # 12 values that are not zero: as many units
+
+
+CHANCE = {30.0: 0.60, 10.0: 0.60, 3.0: 0.59, 1.0: 0.62, 0.3: 0.61, 0.1: 0.63}  # ups and downs of a few dev texts
+FALLING = {30.0: 0.40, 10.0: 0.60, 3.0: 0.59, 1.0: 0.50, 0.3: 0.9, 0.1: 0.9}
+
+
+@pytest.mark.parametrize(
+    ("by_weight", "tried"),
+    [
+        ({True: CHANCE, False: CHANCE}, {(c, w) for c in CHANCE for w in (True, False)}),
+        ({True: CHANCE, False: dict.fromkeys(CHANCE, 0.54)}, {*((c, True) for c in CHANCE), (10.0, False)}),
+        ({True: dict.fromkeys(CHANCE, 0.54), False: CHANCE}, {*((c, False) for c in CHANCE), (10.0, True)}),
+        ({True: CHANCE, False: FALLING}, {*((c, True) for c in CHANCE), *((c, False) for c in (10.0, 1.0, 30.0, 3.0))}),
+    ],
+    ids=["all are near", "rare labels need weight", "weight spoils it", "too small a penalty"],
+)
+def test_what_is_clearly_behind_is_not_tried_further(
+    monkeypatch: pytest.MonkeyPatch, by_weight: dict[bool, dict[float, float]], tried: set[tuple[float, bool]]
+) -> None:
+    """And no more than that: a lead that may be chance, or a dip on the way, leaves out nothing."""
+    asked: list[tuple[float, bool]] = []
+
+    class Scripted(Judged):
+        def score(self, decisions: Any) -> float:
+            return by_weight[asked[-1][1]][asked[-1][0]]
+
+    def fit(features: object, judged: Judged, choice: tuple[float, bool]) -> LinearModel:
+        asked.append(choice)
+        return LinearModel(np.eye(2), np.zeros(2), choice, False)
+
+    monkeypatch.setattr(baselines, "_fit", fit)
+    found = fit_linear(np.eye(2), np.eye(2), Scripted(np.arange(2), np.arange(2), 2, False, "accuracy"))
+    assert found is not None
+    assert (set(asked), len(asked)) == (tried, len(tried))
+    assert found[0] == 0.63
 
 
 def test_both_kinds_of_features_decide_alike() -> None:

@@ -163,14 +163,17 @@ def _store(folder: Path, fitted: Fitted | None, dev: Evaluation | None) -> None:
     from veneer.training.finish import write_report
 
     report, info = read_report(folder), read_info(folder)
+    calibration = None if fitted is None else fitted.calibration.to_json()
     if report.get("format_version") == FORMAT_VERSION:
-        report |= {"calibration": None if fitted is None else fitted.to_json(), "calibrated_since": True}
-        report["dev_rescored"] = dev is not None
+        report["calibration"] = None if fitted is None else fitted.to_json()
+        if report.get("calibrated_since") or calibration != info.calibration:  # the same again leaves all as true as it was
+            kept = report.get("dev_rescored", False) and calibration == info.calibration
+            report |= {"calibrated_since": True, "dev_rescored": dev is not None or kept}
         if dev is not None:
             report["evaluations"] = {**(report.get("evaluations") or {}), "dev": dev.to_json()}
         write_report(folder, report)  # before the run itself is changed: a damaged report is an error
     scores = info.scores if dev is None else {name: found.value for name, found in dev.metrics.items()}
-    update_info(folder, replace(info, calibration=None if fitted is None else fitted.calibration.to_json(), scores=scores))
+    update_info(folder, replace(info, calibration=calibration, scores=scores))
 
 
 def _show(console: Console, fitted: Fitted, labels: tuple[str, ...], folder: Path, test: str | None) -> None:

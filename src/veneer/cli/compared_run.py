@@ -10,12 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veneer.cli.output import messages, progress_bar
+from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.cli.runs import changed_files, require_own_texts, run_config
 from veneer.config import RunConfig
 from veneer.data import text_key
 from veneer.errors import DataError
 from veneer.evaluation.calibration import fit_calibration
+from veneer.evaluation.goals import Goal
 from veneer.evaluation.page.made import MadeFrom, read_made
 from veneer.predictor import load
 from veneer.run_info import ArtifactInfo, read_info, read_report
@@ -62,7 +63,9 @@ class ComparedRun:
     def decide(self, split: str, base: str | None) -> NDArray[Any]:
         """`[N]` ids or `[N, C]` bool on the texts of a split, by the run's calibration.
 
-        On dev, which a decision rule of the run may be fitted on, each text is decided by one fitted without it.
+        On dev, which a decision rule of the run may be fitted on, each text is decided by one fitted without it for the same
+        goal. A rule that was fitted on a file of its own (`calibrate --data`) is applied as it is; so is one for costs, which
+        are not stored, and standard error says so.
 
         Raises:
             ArtifactError: the folder is damaged, or the base is another.
@@ -74,12 +77,27 @@ class ComparedRun:
             calibration = Calibration.from_json(self.info.calibration, task.name, len(self.info.labels))
         decisions = task.decide(logits, calibration)
         if split == "dev" and (calibration.offsets or calibration.thresholds):
-            config, examples = self.config, self.material.examples[split]
-            targets, texts = target_tensor(examples, self.material.labels, task), list(map(text_key, examples))
-            bootstrap, seed = config.evaluation.bootstrap, config.seed
-            decisions = fit_calibration(logits, targets, task, texts=texts, bootstrap=bootstrap, seed=seed).held_out
+            decisions = self._held_out(logits, decisions)
         decided: NDArray[Any] = decisions.numpy()
         return decided
+
+    def _held_out(self, logits: Tensor, stored: Tensor) -> Tensor:
+        """Decisions on dev by rules fitted without the text, for what the stored one was fitted for; else those by it."""
+        found = read_report(self.folder).get("calibration") or {}
+        known = found if found.get("parameters") == self.info.calibration else {}  # of the rule that is stored, or unknown
+        if known.get("split", "dev") not in ("dev", "half of dev"):
+            return stored
+        target = known.get("target", "f1")
+        if target == "cost":
+            why = "its decision rule was fitted on dev for costs, which are not stored, so it looks better there than it is"
+            print_lines(messages(), f"{self.folder}: {why}")
+            return stored
+        task, labels, config = self.material.task, self.material.labels, self.config
+        goal = Goal.parse(target, labels, task.name)
+        examples = self.material.examples["dev"]
+        targets, texts = target_tensor(examples, labels, task), list(map(text_key, examples))
+        bootstrap, seed = config.evaluation.bootstrap, config.seed
+        return fit_calibration(logits, targets, task, texts=texts, goal=goal, bootstrap=bootstrap, seed=seed).held_out
 
 
 def open_run(folder: Path) -> ComparedRun:

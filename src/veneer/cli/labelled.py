@@ -15,7 +15,7 @@ from veneer.cli.runs import run_config
 from veneer.data import Example, Key, Reading, check_labels, raise_on_errors, read_examples, render_problems, text_key
 from veneer.errors import InputError
 from veneer.tasks import TASKS, Task
-from veneer.training import columns_of
+from veneer.training.prepare import columns_of
 
 if TYPE_CHECKING:
     from veneer.config import RunConfig

@@ -27,8 +27,8 @@ from veneer.evaluation.metrics import (
 from veneer.evaluation.tables import NAMES
 
 RESAMPLES = 1000
-EFFECTIVE = 0.05  # a relative gain above this is effective,
-LIMITED = 0.01  # one below this is not worth it, and one between is limited
+EFFECTIVE = 0.05  # a relative gain whose whole interval is above this is effective,
+LIMITED = 0.01  # one whose whole interval is below this is not worth it, and any other that is sure is limited
 MANY_TIMES = 3.0  # a relative gain above this reads better as "so many times as much"
 MOST_FACTOR = 100  # beyond so many times the texts, more of them is no advice
 
@@ -61,12 +61,17 @@ class Compared:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better `ours` is than `theirs`: absolute, with its 95 % interval and the two-sided p value of "no difference"."""
+    """How much better `ours` is than `theirs`: absolute, with its 95 % interval and the two-sided p value of "no difference".
+
+    `relative` is the 95 % interval of the difference as a share of `theirs`, from the same resamples; None where theirs is 0 in
+    some of them.
+    """
 
     value: float
     low: float
     high: float
     p: float
+    relative: tuple[float, float] | None = None
 
     @property
     def within_noise(self) -> bool:
@@ -79,13 +84,14 @@ class Verdict:
     """Was it worth it?
 
     Attributes:
-        kind: effective (relative gain > 5 %), limited (1 to 5 %), not_worth_it (< 1 %, or worse), or within_noise, whatever the
-            gain, where its interval includes zero.
+        kind: within_noise where the interval of the gain includes zero, however large it looks; else effective (the whole
+            interval of the relative gain is above 5 %), not_worth_it (all of it is below 1 %, or ours is worse), or limited.
         metric: what was compared, on `split`.
         against: the name of what it was compared with.
         score: ours; `baseline` is theirs.
         relative_gain: (score - baseline) / baseline; None where the baseline scores 0.
         gain_interval: 95 %, of the absolute difference.
+        relative_interval: likewise of the relative gain; None where the baseline scores 0, or does in some resample.
         text: one or two sentences.
     """
 
@@ -97,11 +103,13 @@ class Verdict:
     baseline: float
     relative_gain: float | None
     gain_interval: tuple[float, float]
+    relative_interval: tuple[float, float] | None
     text: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"gain_interval": list(self.gain_interval)}
+        relative = None if self.relative_interval is None else list(self.relative_interval)
+        return asdict(self) | {"gain_interval": list(self.gain_interval), "relative_interval": relative}
 
 
 def compared_metric(metric: str) -> str:
@@ -133,7 +141,8 @@ def compare_decisions(compared: Compared, ours: Array, theirs: Array) -> Differe
     else:
         tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
         p = min(1.0, 2 * (tail + 1) / (compared.resamples + 1))
-    return Difference(compared.score(ours) - compared.score(theirs), *bounds(differences), p)
+    relative = bounds(differences / drawn[1]) if (drawn[1] > 0).all() else None
+    return Difference(compared.score(ours) - compared.score(theirs), *bounds(differences), p, relative)
 
 
 def right_texts(targets: Array, decisions: Array) -> NDArray[np.bool_]:
@@ -171,8 +180,8 @@ def judge(compared: Compared, ours: Array, theirs: Array, *, split: str, against
     """
     difference = compare_decisions(compared, ours, theirs)
     score, baseline = compared.score(ours), compared.score(theirs)
-    relative = round(difference.value / baseline, 9) if baseline > 0 else None  # 0.84 against 0.8 is 5 %, not a hair below
-    kind = _kind(difference, relative)
+    relative = round(difference.value / baseline, 9) if baseline > 0 else None
+    kind = _kind(difference)
     text = _text(kind, difference, (score, baseline), f"{len(compared.targets):,} {split} texts", compared.metric, against)
     if split == "dev":
         text += (
@@ -180,15 +189,16 @@ def judge(compared: Compared, ours: Array, theirs: Array, *, split: str, against
             " a test file would say more."
         )
     interval = (difference.low, difference.high)
-    return Verdict(kind, compared.metric, split, against, score, baseline, relative, interval, text)
+    return Verdict(kind, compared.metric, split, against, score, baseline, relative, interval, difference.relative, text)
 
 
-def _kind(difference: Difference, relative: float | None) -> Literal["effective", "limited", "not_worth_it", "within_noise"]:
+def _kind(difference: Difference) -> Literal["effective", "limited", "not_worth_it", "within_noise"]:
     if difference.within_noise:
         return "within_noise"
-    if relative is None or relative > EFFECTIVE:
+    low, high = difference.relative or (math.copysign(math.inf, difference.value),) * 2
+    if low > EFFECTIVE:
         return "effective"
-    return "limited" if relative >= LIMITED else "not_worth_it"
+    return "not_worth_it" if high < LIMITED or difference.value < 0 else "limited"
 
 
 def _text(kind: str, difference: Difference, scores: tuple[float, float], where: str, metric: str, against: str) -> str:
@@ -196,12 +206,17 @@ def _text(kind: str, difference: Difference, scores: tuple[float, float], where:
     score, baseline = scores
     found = f"the adapter's {name} on {where} is {score:.3f}, against {baseline:.3f} of {against}"
     interval = f"95 % interval of the difference: {difference.low:+.3f} to {difference.high:+.3f}"
-    relative = _relative(score, baseline)
+    relative, gain = _relative(score, baseline), score / baseline - 1 if baseline else math.inf
     if kind == "within_noise":
         return f"Within the noise: {found} ({interval}). {_what_would_settle_it(difference)}"
     if difference.value < 0:
         return f"Not worth it: {found}, which is better ({interval})."
     opening = {"effective": "Effective", "limited": "A limited gain", "not_worth_it": "Not worth it"}[kind]
+    if kind == "limited" and gain > EFFECTIVE:
+        opening = "A gain, but not surely an effective one"
+    if difference.relative is not None and gain <= MANY_TIMES:
+        low, high = (f"{100 * bound:.1f}" for bound in difference.relative)
+        relative += f", 95 % interval {low} to {high} %"
     return f"{opening}: {found}, {relative} ({interval})."
 
 

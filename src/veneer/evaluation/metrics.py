@@ -17,7 +17,6 @@ from scipy import sparse
 
 from veneer.errors import DataError
 
-LOWER_IS_BETTER = frozenset({"loss", "hamming_loss"})
 CONFIDENCE = 0.95
 MOST_DRAWS_AT_ONCE = 4_000_000  # resamples x outcomes, and resamples x classes, held in memory: 32 MB
 MOST_IN_MATRIX = 200  # classes beyond which a confusion matrix is not written out: nearly all of it is zeros

@@ -1,6 +1,7 @@
 """Pictures of a run, drawn with matplotlib's object API: no window, no global state.
 
-Knows the rows of `metrics.jsonl` and the look of a picture; does not know how a training goes.
+Knows the rows of `metrics.jsonl` and the look of a picture; does not know how a training goes. matplotlib is loaded to draw
+one, and not before: most commands draw none.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from veneer.evaluation.metrics import LOWER_IS_BETTER
+from veneer.evaluation.tables import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the marker differs as well.
 TRAIN = "#0072B2"
@@ -59,6 +60,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], metric: str, path: str | P
         metric: what the best step was chosen by; with `loss` there is one panel.
         path: the picture; its folder exists.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     steps = [row for row in history if row["kind"] == "step"]
     dev = [row for row in history if row["kind"] == "evaluation" and row["split"] == "dev"]
     train = [row for row in history if row["kind"] == "evaluation" and row["split"] == "train"]
@@ -101,6 +105,8 @@ def _mark_best(axes: Axes, series: _Series, name: str) -> None:
 
 
 def _dress(axes: Axes, name: str, history: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     epochs = max((row["epoch"] for row in history), default=0)
     last = max([1, *(row["step"] for row in history)])
     title = name.replace("_", " ").replace("f1", "F1")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from veneer.evaluation.calibration import Fitted
-from veneer.evaluation.comparison import Verdict
-from veneer.evaluation.diagnosis import Diagnosis
-from veneer.evaluation.metrics import Evaluation, Interval
+if TYPE_CHECKING:  # `veneer report` reads the format version, and needs nothing measured
+    from veneer.evaluation.calibration import Fitted
+    from veneer.evaluation.comparison import Verdict
+    from veneer.evaluation.diagnosis import Diagnosis
+    from veneer.evaluation.metrics import Evaluation, Interval
 
 FORMAT_VERSION = 2
 MOST_STEPS = 300  # rows of steps that are kept of the history, evenly spread

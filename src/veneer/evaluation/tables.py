@@ -6,6 +6,7 @@ Label names are shown as they are: they are never read as rich's markup. Knows n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from veneer.evaluation.metrics import Evaluation
+if TYPE_CHECKING:  # the page of a report reads the names below, and needs no score computed
+    from veneer.evaluation.metrics import Evaluation
 
 NAMES = {
     "accuracy": "accuracy",
@@ -25,6 +27,7 @@ NAMES = {
     "subset_accuracy": "subset accuracy (all labels right)",
     "hamming_loss": "Hamming loss (lower is better)",
 }
+LOWER_IS_BETTER = frozenset({"loss", "hamming_loss"})
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 10
 LABEL_CELLS = 24

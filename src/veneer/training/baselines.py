@@ -12,15 +12,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from veneer.config import RunConfig
@@ -32,6 +29,9 @@ from veneer.tasks import Task
 from veneer.training.decisions import decide_judged, fit_on_dev, judged_of
 from veneer.training.prepare import Material
 
+if TYPE_CHECKING:  # loaded to fit one: several commands read this module and fit none
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
 TEXT_BASELINE = "TF-IDF + logistic regression"
 
 WORDS: dict[str, Any] = {"analyzer": "word", "ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"(?u)\b\w+\b"}
@@ -42,6 +42,7 @@ FEWEST_SPACES = 0.05  # of the characters; below, a language is written without 
 
 # scikit-learn's C, and whether labels are weighted by how rare they are; those that win most often come first.
 CHOICES = tuple((c, weighted) for c in (10.0, 1.0, 30.0, 3.0, 0.3, 0.1) for weighted in (True, False))
+CLEARLY = 0.05  # of a score on dev: what is so far behind is not tried further
 # Work of a fit is values in the features x labels. Measured on one core: 2 to 4 seconds for 10 million of it.
 WORK_IN_ALL = 100_000_000  # no further candidate is tried once so much is done
 WORK_OF_ONE = 400_000_000  # a single fit of more than this is not tried
@@ -242,6 +243,8 @@ def compared_on(material: Material, config: RunConfig, split: str | None = None)
 def fit_linear(train: Any, dev: Any, judged: Judged) -> tuple[float, LinearModel] | None:
     """The best of `CHOICES` on dev with its score there, or None where a single fit is too much work.
 
+    Those that what was tried speaks against (`_out_of_reach`) are not tried.
+
     Args:
         train: `[N, F]` features, sparse or dense.
         dev: likewise.
@@ -251,14 +254,38 @@ def fit_linear(train: Any, dev: Any, judged: Judged) -> tuple[float, LinearModel
     if work > WORK_OF_ONE:
         return None
     best: tuple[float, LinearModel] | None = None
-    for number, choice in enumerate(CHOICES):
-        if number and (number + 1) * work > WORK_IN_ALL:
+    scores: dict[tuple[float, bool], float] = {}
+    for choice in CHOICES:
+        if scores and (len(scores) + 1) * work > WORK_IN_ALL:
             break
+        if _out_of_reach(choice, scores):
+            continue
         model = _fit(train, judged, choice)
-        score = judged.score(model.decide(dev))
+        scores[choice] = score = judged.score(model.decide(dev))
         if best is None or score > best[0]:
             best = score, model
     return best
+
+
+def _out_of_reach(choice: tuple[float, bool], scores: Mapping[tuple[float, bool], float]) -> bool:
+    """Whether the scores so far speak against a choice.
+
+    They do where at the first penalty its weighting is clearly behind the other one, and where on the way from there to its own
+    penalty one is clearly behind the best: scores rise and fall with the penalty, but for what is chance on a few dev texts.
+    """
+    (penalty, weighted), first = choice, CHOICES[0][0]
+    line = {c: score for (c, mark), score in scores.items() if mark == weighted}
+    if first not in line:
+        return False
+    behind = line[first] < scores.get((first, not weighted), 0.0) - CLEARLY
+    passed = [score for c, score in line.items() if first < c < penalty or penalty < c < first]
+    return behind or any(score < max(line.values()) - CLEARLY for score in passed)
+
+
+def standardised(features: Array, train: Array) -> Array:
+    """Dense `[N, F]` features on a scale on which those of `train` have mean 0 and spread 1."""
+    scaled: Array = (features - train.mean(axis=0)) / (train.std(axis=0) + 1e-6)
+    return scaled
 
 
 def describe_choice(model: LinearModel) -> str:
@@ -280,6 +307,8 @@ def _feature_sets(train: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any
 
 
 def _fit_features(settings: dict[str, Any], train: Sequence[Example]) -> TextFeatures | None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     texts = [example.text for example in train] + [example.pair for example in train if example.pair is not None]
     try:
         return TextFeatures(TfidfVectorizer(**settings).fit(texts))
@@ -303,6 +332,9 @@ def _fit(features: Any, judged: Judged, choice: tuple[float, bool]) -> LinearMod
 
 
 def _fit_column(features: Any, column: Array, choice: tuple[float, bool]) -> tuple[Array, float]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     penalty, weighted = choice
     # liblinear copies its input, which dense features are too large for; lbfgs stops too early on sparse ones
     solver = {"solver": "liblinear", "tol": 1e-2} if sparse.issparse(features) else {"solver": "lbfgs", "max_iter": 300}

@@ -100,7 +100,7 @@ def out_of_fold_logits(work: FoldedTraining, kept: Path, console: Console) -> Te
     if done:
         _say(console, f"{len(done)} of {work.folds} folds are in {kept}: going on with the others")
     seconds: list[float] = []
-    with _bar(console, work.folds, len(done)) as move:
+    with progress_bar(console, f"{work.folds} folds", work.folds, len(done)) as move:
         for fold in (fold for fold in range(work.folds) if fold not in done):
             start = time.perf_counter()
             try:
@@ -121,7 +121,7 @@ def _train_fold(work: FoldedTraining, trained_on: np.ndarray[Any, np.dtype[np.bo
     config, task, labels = work.config, work.task, work.labels
     rest = [example for example, mine in zip(work.examples, trained_on, strict=True) if mine]
     held_out = [example for example, mine in zip(work.examples, trained_on, strict=True) if not mine]
-    train, dev = _inner_split(rest, config, work.folds, task.name == "multi_label")
+    train, dev = inner_split(rest, config, work.folds, task.name == "multi_label")
     tokenizer = load_tokenizer(work.base)
     prompt = prompt_of(config, tokenizer, task, labels, pair=rest[0].pair is not None)
     splits = [encode_split(some, tokenizer, config.data.max_length, task, labels, prompt) for some in (train, dev, held_out)]
@@ -136,9 +136,12 @@ def _train_fold(work: FoldedTraining, trained_on: np.ndarray[Any, np.dtype[np.bo
     return compute_logits(model, splits[2].texts)
 
 
-def _inner_split(
-    rest: Sequence[Example], config: RunConfig, folds: int, multi_label: bool
-) -> tuple[list[Example], list[Example]]:
+def inner_split(rest: Sequence[Example], config: RunConfig, folds: int, multi_label: bool) -> tuple[list[Example], list[Example]]:
+    """The rows outside a fold, dealt into what a model is trained on and what picks the best of it.
+
+    Raises:
+        DataError: they are too few.
+    """
     try:
         train, dev, _ = split_examples(rest, (config.data.dev_fraction, 0.0), config.seed, multi_label)
     except DataError:
@@ -194,11 +197,11 @@ class _Store:
 
 
 @contextmanager
-def _bar(console: Console, folds: int, done: int) -> Iterator[Callable[[float], None]]:
-    """A live bar over all folds with the time left, where the console is a terminal; the block moves it by shares of a fold."""
+def progress_bar(console: Console, what: str, total: int, done: int = 0) -> Iterator[Callable[[float], None]]:
+    """A live bar with the time left, where the console is a terminal; the block moves it by how much of `total` is done."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"{folds} folds", total=folds, completed=done)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda share: bar.advance(task, share)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from veneer import lora
 from veneer.config import TrainingSettings
 from veneer.errors import Interrupted, TrainingError
-from veneer.evaluation.metrics import LOWER_IS_BETTER, point_metrics
+from veneer.evaluation.metrics import point_metrics
+from veneer.evaluation.tables import LOWER_IS_BETTER
 from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch

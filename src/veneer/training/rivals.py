@@ -36,6 +36,7 @@ from veneer.training.baselines import (
     fit_text_baseline,
     judged_split,
     majority,
+    standardised,
 )
 from veneer.training.checkpoint import Checkpoints
 from veneer.training.loop import fit
@@ -152,8 +153,7 @@ def embedding_contender(ground: Ground) -> Contender | None:
     """Logistic regression on the vectors of `Ground.with_vectors`; None where it is too much work."""
     start = time.perf_counter()
     vectors = {name: split.vectors.numpy() for name, split in ground.splits.items() if split.vectors is not None}
-    mean, spread = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
-    vectors = {name: (one - mean) / spread for name, one in vectors.items()}
+    vectors = {name: standardised(one, vectors["train"]) for name, one in vectors.items()}
     found = fit_linear(vectors["train"], vectors["dev"], _judged(ground))
     if found is None:
         return None

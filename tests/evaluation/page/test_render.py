@@ -150,6 +150,22 @@ def test_a_verdict_has_a_word_a_sign_and_its_numbers(kind, words):
     assert f"{one['score']:.3f}" in without
 
 
+@pytest.mark.parametrize(
+    ("kind", "opening"),
+    [
+        ("effective", "Effective"),
+        ("limited", "A limited gain"),
+        ("not_worth_it", "Not worth it"),
+        ("within_noise", "Within the noise"),
+    ],
+)
+def test_the_text_does_not_begin_with_what_its_heading_says(kind, opening):
+    one = verdict(kind) | {"text": f"{opening}: the adapter's accuracy is 0.9."}
+    box = part(minimal() | {"verdict": one}, "verdict")
+    assert "The adapter's accuracy is 0.9." in box
+    assert f"{opening}:" not in box
+
+
 def test_the_signs_of_the_verdicts_differ_in_shape():
     kinds = ("effective", "limited", "not_worth_it", "within_noise")
     pages = [render_page(minimal() | {"verdict": verdict(kind)}) for kind in kinds]
@@ -227,9 +243,9 @@ def test_a_calibration_stored_since_is_said_where_it_matters():
     box, advice, scores = (part(report, name) for name in ("verdict", "next", "scores"))
     assert "This verdict is of the calibration at the end of training" in box
     assert "by the calibration of then" in advice
-    assert "Scores are by an earlier calibration than the one shown below" in scores
+    assert "on dev. Scores are by an earlier calibration than the one shown below" in scores
     scores = part(report | {"dev_rescored": True}, "scores")
-    assert "Scores on dev are by the calibration shown below" in scores
+    assert "on dev. Scores on dev are by the calibration shown below" in scores
     assert "those on other splits are by an earlier one" in scores
     alone = report | {"verdict": None}
     assert "This score is by an earlier calibration" in part(alone, "verdict")

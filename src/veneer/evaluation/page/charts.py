@@ -10,7 +10,6 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from veneer.evaluation.metrics import LOWER_IS_BETTER
 from veneer.evaluation.page.content import Bin, Curve, Limit, Margin, Moment, Reliability, Verdict
 from veneer.evaluation.page.svg import (
     LEFT,
@@ -28,6 +27,7 @@ from veneer.evaluation.page.svg import (
     ticks,
     written,
 )
+from veneer.evaluation.tables import LOWER_IS_BETTER
 
 MOST_POINTS = 300  # of a line: about one a pixel
 

@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "duration": _duration,
         "number": lambda value: "–" if value is None else f"{value:.4g}".replace("-", "−"),
         "sentence": _sentence,
+        "under": _under,
         "breakable": _breakable,
         "metric": lambda name: NAMES.get(name, name.replace("_", " ")),
     }
@@ -105,6 +106,12 @@ def _percent(share: float | None) -> str:
 def _sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in '.!?…)' else '.'}"
+
+
+def _under(text: str, heading: str) -> str:
+    """Without a beginning that says what the heading above it says: `A limited gain: the …` under `Limited gain`."""
+    begun = re.match(rf"(a )?{re.escape(heading)}: ", text, re.IGNORECASE)
+    return text if begun is None else _sentence(text[begun.end() :])
 
 
 def _breakable(name: str) -> Markup:
