@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from veneer.config import MethodName
+from veneer.lora.dropout import _bank
 
 Command = Callable[..., Any]
 Base = Callable[..., Path]
@@ -145,3 +146,10 @@ def test_a_family_whose_code_looks_at_numbers_is_refused(veneer: Command, tiny_b
     result = veneer("estimate", tiny_base(family), *SMALL)
     assert result.code == 2
     assert f"the code of {family} looks at them" in result.err
+
+
+def test_xlnet_drops_positions_on_the_processor_and_is_refused_all_the_same(veneer: Command, tiny_base: Base) -> None:
+    """Its masks are asked for where every number is 0, on a GPU alone."""
+    _bank.cache_clear()
+    result = veneer("estimate", tiny_base("xlnet"), *SMALL, "--precision", "fp32", "--set", "training.optimizer=paged_adamw_8bit")
+    assert (result.code, "the code of xlnet looks at them" in result.err) == (2, True), result.err
