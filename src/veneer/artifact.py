@@ -195,7 +195,8 @@ def _fill(folder: Path, model: Classifier, stored: Stored, labels: str) -> None:
     try:
         stored.fill(model)
     except LoraError as error:
-        raise ArtifactError(f"{folder}, {labels}: {error}. {COPY_AGAIN}") from None
+        fix = "" if "Fix:" in str(error) else f". {COPY_AGAIN}"  # of a base in other bits than those of training
+        raise ArtifactError(f"{folder}, {labels}: {error}{fix}") from None
     if model.head is not None:
         _fill_head(model.head, folder / HEAD_FILE, labels)
 
