@@ -112,6 +112,11 @@ def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Seq
     return lora.query_value_targets(family) if targets == "query_value" else targets
 
 
+def can_checkpoint(model: Classifier) -> bool:
+    """Whether the base's code can do `checkpoint_activations`."""
+    return bool(model.network.supports_gradient_checkpointing)
+
+
 def checkpoint_activations(model: Classifier) -> None:
     """Compute the activations inside a layer again in the backward pass, which saves their memory.
 
@@ -119,7 +124,7 @@ def checkpoint_activations(model: Classifier) -> None:
         BaseError: the base's code cannot do so.
     """
     network: Any = model.network
-    if not network.supports_gradient_checkpointing:
+    if not can_checkpoint(model):
         raise BaseError(
             f"{model.config.model_type} cannot do gradient checkpointing. Fix: training.gradient_checkpointing: false"
         )

@@ -184,7 +184,7 @@ class Classifier(nn.Module):
             hidden: Tensor = self.encoder(**arguments).last_hidden_state
             return hidden[0]
         padded: Tensor = self.encoder(input_ids=batch.ids, attention_mask=batch.mask, **arguments).last_hidden_state
-        return padded[batch.mask.bool()]
+        return padded.flatten(0, 1)[batch.rows]
 
     def batch(self, texts: EncodedTexts, indices: Sequence[int]) -> Batch:
         """The texts of these `indices` as this model takes them, on its device."""
