@@ -172,12 +172,7 @@ def _build(
 ) -> Classifier:
     """A classifier with the head or the label words of the run, its weights still those of the base."""
     if prompt is not None:
-        if base_precision != "auto":
-            raise ConfigError(
-                f"base_precision: label words are read from a base in full precision, not in {base_precision}. "
-                "Fix: base_precision: auto"
-            )
-        return build_word_classifier(location, prompt, dtype=precision.dtype)
+        return build_word_classifier(location, prompt, dtype=precision.dtype, base_precision=base_precision)
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(
         location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision

@@ -189,7 +189,7 @@ def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, precis
         )
     else:
         check_settings(config)
-        model = word_skeleton(base, labels, dtype=dtype, attention=attention)
+        model = word_skeleton(base, labels, dtype=dtype, base_precision=config.base_precision, attention=attention)
     method_of(config).apply(model, method_plan(config))
     return model
 

@@ -20,7 +20,7 @@ from veneer import lora
 from veneer.errors import ConfigError, LoraError
 from veneer.lora.files import read_json_object, read_tensors
 from veneer.lora.inject import is_conv1d, replace_module
-from veneer.methods.tensors import check_finite, load_trained, trained_in_network
+from veneer.methods.tensors import check_finite, load_trained, task_type, trained_in_network
 from veneer.model import Classifier
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -81,7 +81,7 @@ def save(model: Classifier, folder: Path, base: str, fields: Mapping[str, Any]) 
         "base_model_name_or_path": base,
         "inference_mode": True,
         "modules_to_save": list(model.trained_heads) or None,
-        "task_type": "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION",
+        "task_type": task_type(model),
         **fields,
     }
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

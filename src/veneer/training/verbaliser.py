@@ -55,15 +55,10 @@ def prompt_of(
 
 def check_settings(config: RunConfig) -> None:
     """Raise a ConfigError where a setting does not go with label words, whatever the texts and labels are."""
-    if config.method != "lora":
+    if config.method == "head":
         raise ConfigError(
-            f"method: label words are read with LoRA alone, not with {config.method}. "
-            "Fix: method: lora, or no verbaliser.template, for a head"
-        )
-    if config.base_precision != "auto":
-        raise ConfigError(
-            f"base_precision: label words are read from a base in full precision, not in {config.base_precision}. "
-            "Fix: base_precision: auto, or no verbaliser.template, for a head"
+            "method: head trains the head alone, and label words are read without one. "
+            "Fix: another method, such as lora, or no verbaliser.template, for a head"
         )
     if config.pooling not in ("auto", "last"):
         raise ConfigError(f"pooling: label words are read at the last token, not by {config.pooling}. Fix: --pooling auto")
