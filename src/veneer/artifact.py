@@ -160,9 +160,9 @@ def _prompt(folder: Path, info: ArtifactInfo, tokenizer: PreTrainedTokenizerFast
     if info.verbaliser is None:
         return None
     words = dict(zip(info.labels, info.verbaliser["words"], strict=True))
-    template, normalised = info.verbaliser["template"], info.verbaliser["length_normalised"]
+    given = {key: info.verbaliser[key] for key in ("length_normalised", "none") if key in info.verbaliser}
     try:
-        return make_prompt(tokenizer, template, words, length_normalised=normalised, pair=info.pair, max_length=info.max_length)
+        return make_prompt(tokenizer, info.verbaliser["template"], words, pair=info.pair, max_length=info.max_length, **given)
     except ConfigError as error:
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
 

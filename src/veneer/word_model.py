@@ -86,6 +86,8 @@ def _word_classifier(network: Any, prompt: Prompt, softcap: float | None, paddin
         prompt.continuations,
         lambda: network.get_output_embeddings().weight,
         normalised=prompt.reserve > 0,  # else log-probabilities are the logits but for one number a text
+        against_last=prompt.none is not None,
         softcap=softcap,
     )
-    return Classifier(network, HeadPlan("last", own=True), len(prompt.tokens), (), padding_reason, words)
+    classes = len(prompt.tokens) - (prompt.none is not None)
+    return Classifier(network, HeadPlan("last", own=True), classes, (), padding_reason, words)

@@ -256,8 +256,9 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
-def test_peft_loads_the_run_over_a_plain_language_model(words: tuple[dict[str, str], bool], tmp_path: Path) -> None:
-    folder = run(make_config(tmp_path, words)).folder
+@pytest.mark.parametrize("name", ["one token", "several tokens", "adalora", "ia3"])
+def test_peft_loads_the_run_over_a_plain_language_model(name: str, runs: dict[str, Path]) -> None:
+    folder, words = runs[name], WORDS[RUNS[name][0]]
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (settings["task_type"], settings["modules_to_save"]) == ("CAUSAL_LM", None)
     plain = AutoModelForCausalLM.from_pretrained(settings["base_model_name_or_path"])
