@@ -18,6 +18,7 @@ CHAT = (
 )
 # To a byte-pair tokenizer that learned these, 相似 is one token and 不相似 two; each of the others is one.
 SEEN = " ".join([*FILLERS, *FILLERS, "the clinic will call you back later this week a bad good film"])
+MARKS = ("bad", "film", "good")
 LEARNED = ["相似", "是", "否", "不", "好", "Yes", "No", " yes", " no", " good", " bad", "<|user|>", "<|assistant|>"]
 
 
@@ -84,6 +85,18 @@ def toy_pairs(count: int, *, seed: int = 0, labels: tuple[str, str] = ("differen
         second = first if same else {"good": "bad", "bad": "good"}[first]
         text, pair = _said(rng, first), _said(rng, second)
         rows.append({"text": text, "pair": pair, "label": labels[same]})
+    return rows
+
+
+def toy_marks(count: int, *, seed: int = 0) -> Rows:
+    """Rows of `text` and of `bad`, `film` and `good`, each 1 where the text holds that word, 0 elsewhere; some hold none."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        given = [word for word in MARKS if rng.random() < 0.4]
+        words = [*given, *rng.choices([one for one in FILLERS if one not in MARKS], k=rng.randint(1, 3))]
+        rng.shuffle(words)
+        rows.append({"text": " ".join(words), **{mark: str(int(mark in given)) for mark in MARKS}})
     return rows
 
 

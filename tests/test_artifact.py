@@ -204,6 +204,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "verbaliser, empty": {"verbaliser": {}},
     "verbaliser, words": {"verbaliser": {"template": "{text}:", "words": ["a"], "length_normalised": False}},
     "verbaliser, numbers": {"verbaliser": {"template": "{text}:", "words": [1, 2], "length_normalised": False}},
+    "verbaliser, none of one label": {
+        "verbaliser": {"template": "{text}:", "words": ["a", "b"], "length_normalised": False, "none": "c"},
+    },
     "verbaliser, no template": {"verbaliser": {"template": None, "words": ["a", "b"], "length_normalised": False}},
     "verbaliser, no place": {"verbaliser": {"template": "x:", "words": ["a", "b"], "length_normalised": False}},
     "verbaliser, over a head": {"verbaliser": {"template": "{text}: ", "words": ["a", "b"], "length_normalised": False}},

@@ -78,12 +78,16 @@ def test_a_weight_is_stored_in_few_bits_and_made_dense_in_the_workspace(kind: ty
     assert memory.workspace == pytest.approx(4 * 256 * 256, rel=0.1)
 
 
-def test_by_label_words(tiny_causal: Base, make_texts: Texts) -> None:
-    base = find_base(str(tiny_causal("qwen2")))
-    foretold = word_skeleton(base, 3)
-    real = build_word_classifier(base, Prompt("", (), False, ((1,), (2,), (3,)), ()))
+@pytest.mark.parametrize(
+    ("family", "bits", "method"),
+    [("qwen2", "auto", "lora"), ("qwen2", "nf4", "lora"), ("gpt2", "int8", "lora"), ("llama", "nf4", "prefix")],
+)
+def test_by_label_words(family: str, bits: str, method: str, tiny_causal: Base, make_texts: Texts) -> None:
+    base = find_base(str(tiny_causal(family)))
+    foretold = word_skeleton(base, 3, base_precision=bits)
+    real = build_word_classifier(base, Prompt("", (), False, ((1,), (2,), (3,)), ()), base_precision=bits)
     for model in (foretold, real):
-        adapt(model, AdapterPlan())
+        METHODS[method].apply(model, MethodPlan())
     agrees(foretold, real, make_texts([40, 12, 33]))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from veneer import lora
 from veneer.errors import BaseError, LoraError
+from veneer.heads import output_layers
 from veneer.lora.dropout import MaskedDropout
 from veneer.lora.freeze import Bias
 from veneer.lora.inject import Layers
@@ -70,7 +71,7 @@ def adapt(model: Classifier, plan: AdapterPlan) -> list[str]:
         dropout=plan.dropout,
         scaling=plan.scaling,
         layers=plan.layers,
-        exclude=[*trained, *_output_layers(model)],
+        exclude=[*trained, *unread_layers(model)],
     )
     if plan.init == "pissa":
         lora.start_pissa(network)
@@ -91,13 +92,9 @@ def _is_tied(network: Any) -> bool:
     return network.get_output_embeddings().weight is network.get_input_embeddings().weight
 
 
-def _output_layers(model: Classifier) -> list[str]:
+def unread_layers(model: Classifier) -> tuple[str, ...]:
     """Path of the layer whose rows label words are read by, which an update would not reach."""
-    if model.words is None:
-        return []
-    network: Any = model.network
-    output = network.get_output_embeddings()
-    return [name for name, module in network.named_modules() if module is output]
+    return () if model.words is None else output_layers(model.network)
 
 
 def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Sequence[str]:
@@ -112,6 +109,11 @@ def family_targets(model: Classifier, targets: str | Sequence[str]) -> str | Seq
     return lora.query_value_targets(family) if targets == "query_value" else targets
 
 
+def can_checkpoint(model: Classifier) -> bool:
+    """Whether the base's code can do `checkpoint_activations`."""
+    return bool(model.network.supports_gradient_checkpointing)
+
+
 def checkpoint_activations(model: Classifier) -> None:
     """Compute the activations inside a layer again in the backward pass, which saves their memory.
 
@@ -119,7 +121,7 @@ def checkpoint_activations(model: Classifier) -> None:
         BaseError: the base's code cannot do so.
     """
     network: Any = model.network
-    if not network.supports_gradient_checkpointing:
+    if not can_checkpoint(model):
         raise BaseError(
             f"{model.config.model_type} cannot do gradient checkpointing. Fix: training.gradient_checkpointing: false"
         )

@@ -160,9 +160,9 @@ def _prompt(folder: Path, info: ArtifactInfo, tokenizer: PreTrainedTokenizerFast
     if info.verbaliser is None:
         return None
     words = dict(zip(info.labels, info.verbaliser["words"], strict=True))
-    template, normalised = info.verbaliser["template"], info.verbaliser["length_normalised"]
+    given = {key: info.verbaliser[key] for key in ("length_normalised", "none") if key in info.verbaliser}
     try:
-        return make_prompt(tokenizer, template, words, length_normalised=normalised, pair=info.pair, max_length=info.max_length)
+        return make_prompt(tokenizer, info.verbaliser["template"], words, pair=info.pair, max_length=info.max_length, **given)
     except ConfigError as error:
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: {error}") from None
 
@@ -172,12 +172,7 @@ def _build(
 ) -> Classifier:
     """A classifier with the head or the label words of the run, its weights still those of the base."""
     if prompt is not None:
-        if base_precision != "auto":
-            raise ConfigError(
-                f"base_precision: label words are read from a base in full precision, not in {base_precision}. "
-                "Fix: base_precision: auto"
-            )
-        return build_word_classifier(location, prompt, dtype=precision.dtype)
+        return build_word_classifier(location, prompt, dtype=precision.dtype, base_precision=base_precision)
     wanted = HeadPlan(info.pooling, info.own_head)  # type: ignore[arg-type]
     model = build_classifier(
         location, len(info.labels), pooling=info.pooling, dtype=precision.dtype, base_precision=base_precision
@@ -195,7 +190,8 @@ def _fill(folder: Path, model: Classifier, stored: Stored, labels: str) -> None:
     try:
         stored.fill(model)
     except LoraError as error:
-        raise ArtifactError(f"{folder}, {labels}: {error}. {COPY_AGAIN}") from None
+        fix = "" if "Fix:" in str(error) else f". {COPY_AGAIN}"  # of a base in other bits than those of training
+        raise ArtifactError(f"{folder}, {labels}: {error}{fix}") from None
     if model.head is not None:
         _fill_head(model.head, folder / HEAD_FILE, labels)
 

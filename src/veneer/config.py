@@ -97,6 +97,9 @@ class VerbaliserConfig(Section):
     words: dict[LabelName, LabelName] | None = Field(
         None, description="label -> its word; the labels' own names when null (YAML reads an unquoted yes or no as true or false)"
     )
+    none: LabelName | None = Field(
+        None, description="word that stands for no label, where a text has any number: a label is given if its word is likelier"
+    )
     length_normalised: bool = Field(
         False, description="score words of several tokens by the mean log-probability of their tokens"
     )

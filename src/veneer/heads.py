@@ -73,6 +73,16 @@ def word_softcap(config: PreTrainedConfig) -> float | None:
     return getattr(config, "final_logit_softcapping", None)
 
 
+def output_layers(network: Any) -> tuple[str, ...]:
+    """Path of a language model's output matrix, whose rows label words are read by: no layer of it runs.
+
+    So an update of it would not be seen, nor would it save anything in fewer bits, as its rows are gathered dense; it may be the
+    embeddings, too.
+    """
+    output = network.get_output_embeddings()
+    return tuple(name for name, module in network.named_modules() if module is output)
+
+
 def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
     """`[T, H]` hidden states of a pack -> `[N, H]` float32, one vector a text."""
     if pooling != "mean":

@@ -184,18 +184,18 @@ class Classifier(nn.Module):
             hidden: Tensor = self.encoder(**arguments).last_hidden_state
             return hidden[0]
         padded: Tensor = self.encoder(input_ids=batch.ids, attention_mask=batch.mask, **arguments).last_hidden_state
-        return padded[batch.mask.bool()]
+        return padded.flatten(0, 1)[batch.rows]
 
     def batch(self, texts: EncodedTexts, indices: Sequence[int]) -> Batch:
         """The texts of these `indices` as this model takes them, on its device."""
         spans = [slice(texts.offsets[i], texts.offsets[i + 1]) for i in indices]
         ids, types = [texts.ids[span] for span in spans], [texts.type_ids[span] for span in spans]
+        if self.words is not None:
+            ids, types = self.words.split(ids), self.words.split(types)
         if self.virtual.ids:
             at = self._virtual_place
             ids = [np.insert(text, at, self.virtual.ids) for text in ids]
             types = [np.insert(text, at, [text[0]] * len(self.virtual.ids)) for text in types]
-        if self.words is not None:
-            ids, types = self.words.split(ids), self.words.split(types)
         if self.padding_reason is None:
             rows = sum(len(text) for text in ids)
             multiple = ROWS_MULTIPLE if rows >= LEAST_ROWS and self._prepares_products else 1

@@ -201,7 +201,7 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
         "scores": isinstance(tree["scores"], dict),
         "calibration": isinstance(tree.get("calibration"), dict | None),
         "base_precision": tree.get("base_precision", "auto") in list(get_args(BasePrecision)),
-        "verbaliser": tree.get("verbaliser") is None or (not members and _is_verbaliser(tree["verbaliser"], labels)),
+        "verbaliser": tree.get("verbaliser") is None or (not members and _is_verbaliser(tree, labels)),
         "max_length": type(tree["max_length"]) is int and tree["max_length"] > 0,
         "method": method is not None,
         "members": type(members) is int and members >= 0,
@@ -210,10 +210,13 @@ def _unsound(tree: dict[str, Any], files: Any, labels: int) -> list[str]:
     return [key for key, is_sound in sound.items() if not is_sound]
 
 
-def _is_verbaliser(found: Any, labels: int) -> bool:
+def _is_verbaliser(tree: dict[str, Any], labels: int) -> bool:
+    found = tree["verbaliser"]
+    none = {"none"} if tree["task"] == "multi_label" else set()
     return (
         isinstance(found, dict)
-        and found.keys() == {"template", "words", "length_normalised"}
+        and found.keys() == {"template", "words", "length_normalised"} | none
+        and all(isinstance(found[key], str) for key in none)
         and isinstance(found["template"], str)
         and isinstance(found["length_normalised"], bool)
         and isinstance(found["words"], list)

@@ -33,10 +33,11 @@ class WordHead(nn.Module):
     Each text is read K times, once behind every continuation (K = 1 and no continuation for words of one token).
 
     Args:
-        words: the C words' tokens.
+        words: the C words' tokens; with `against_last` those of C + 1, the last of which stands for no label.
         continuations: what each reading adds to the prompt; each word without its last token begins one of them.
         output: gives the base's output matrix `[V, H]`, which may be its embeddings.
         normalised: False for the words' logits, all of one token; True for the mean log-probability of their tokens.
+        against_last: whether the logits are how far the words' scores lie above that of the last one.
         softcap: what the base bounds its logits by (c·tanh(x/c)), or None.
     """
 
@@ -53,12 +54,14 @@ class WordHead(nn.Module):
         output: Callable[[], Tensor],
         *,
         normalised: bool,
+        against_last: bool = False,
         softcap: float | None = None,
     ) -> None:
         super().__init__()
         self._continuations = tuple(continuations)
         self._output = output
         self._normalised = normalised
+        self._against_last = against_last
         self._softcap = softcap
         # A node is a place where a next token is predicted: behind the prompt and some first tokens of a word.
         nodes = {prefix: i for i, prefix in enumerate(dict.fromkeys(word[:i] for word in words for i in range(len(word))))}
@@ -98,10 +101,10 @@ class WordHead(nn.Module):
         matrix = self._output()
         scores = self._capped(linear(rows, matrix[self._token].float()))  # [N, M, S] for S tokens of all words
         steps = scores.gather(1, self._node.expand(len(scores), 1, -1))[:, 0]  # [N, S], each token at its node
-        if not self._normalised:
-            return steps
-        steps = steps - self._log_sums(rows.flatten(0, 1), matrix).view(len(rows), -1)[:, self._node]
-        return steps @ self._share
+        if self._normalised:
+            steps = steps - self._log_sums(rows.flatten(0, 1), matrix).view(len(rows), -1)[:, self._node]
+            steps = steps @ self._share
+        return steps[:, :-1] - steps[:, -1:] if self._against_last else steps
 
     def _log_sums(self, rows: Tensor, matrix: Tensor) -> Tensor:
         """`[R]`: log Σ exp of the logits of the whole vocabulary at each of R positions `[R, H]`."""

@@ -81,7 +81,7 @@ def test_inspect_counts_no_head(files: Path, veneer: Veneer) -> None:
 def test_what_label_words_do_not_do_is_refused(files: Path, veneer: Veneer) -> None:
     template = f"verbaliser.template={json.dumps(TEMPLATE)}"
     by_method = veneer("inspect", files / "base", "--set", template, "--set", "method=head")
-    assert (by_method.code, "read with LoRA alone, not with head" in by_method.err) == (2, True), by_method.err
+    assert (by_method.code, "label words are read without one" in by_method.err) == (2, True), by_method.err
 
 
 def test_an_unquoted_yes_is_told(files: Path, veneer: Veneer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,12 @@ from toy_runs import outcome, run, run_interrupted, toy_config, write_csv
 from veneer.adaptation import AdapterPlan, adapt
 from veneer.bases import find_base
 from veneer.data import EncodedTexts, encode, make_prompt
-from veneer.errors import ArtifactError
+from veneer.errors import ArtifactError, InputError, VerificationError
+from veneer.export.merged import merge_run
+from veneer.export.rebased import JudgedTexts
+from veneer.inference import compute_logits
 from veneer.lora import lora_layers
+from veneer.methods import METHODS
 from veneer.model import Classifier
 from veneer.packing import PackedBatch, PaddedBatch
 from veneer.predictor import load
@@ -108,10 +113,39 @@ def test_filler_behind_the_texts_changes_nothing(
     torch.testing.assert_close(logits_of(packed, texts, together), plain, rtol=1e-5, atol=1e-5)
 
 
-def make_config(folder: Path, words: tuple[dict[str, str], bool], **changes: Any) -> Any:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # of gpt2 the embeddings are the output matrix
+@pytest.mark.parametrize("bits", ["nf4", "int8"])
+def test_packed_is_padded_is_alone_over_a_base_in_fewer_bits(
+    bits: str, family: str, words: tuple[dict[str, str], bool], tmp_path: Path
+) -> None:
+    if bits == "nf4":
+        pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
+    base, tokenizer = find_base(str(bilingual_base(tmp_path, family))), bilingual_tokenizer()
+    prompt = make_prompt(tokenizer, TEMPLATE, words[0], length_normalised=words[1], pair=True, max_length=60)
+    texts, made = encode(tokenizer, TEXTS, PAIRS, 60, prompt), []
+    for pack, precision in ((True, bits), (False, bits), (True, "auto")):
+        torch.manual_seed(1)
+        made.append(build_word_classifier(base, prompt, pack=pack, base_precision=precision))
+        adapt(made[-1], AdapterPlan(rank=2, dropout=0.0))
+        for layer in lora_layers(made[-1]).values():
+            torch.nn.init.normal_(layer.lora_B, std=0.1)
+    packed, padded, dense = made
+    linear = [layer for layer in packed.network.modules() if isinstance(layer, torch.nn.Linear)]
+    assert linear == [packed.network.get_output_embeddings()]  # type: ignore[operator]
+    together, alone = [list(range(len(texts)))], [[i] for i in range(len(texts))]
+    logits = logits_of(packed, texts, together)
+    assert (logits - logits_of(dense, texts, together)).abs().max() > 1e-3  # else the bits are those of a dense base
+    for other in (logits_of(padded, texts, together), logits_of(packed, texts, alone)):
+        torch.testing.assert_close(logits, other, rtol=1e-4, atol=1e-4)
+    wanted, found = gradients(packed, texts, together), gradients(padded, texts, alone)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * max(1.0, float(gradient.abs().max())))
+
+
+def make_config(folder: Path, words: tuple[dict[str, str], bool], family: str = "llama", **changes: Any) -> Any:
     """A short run over 40 pairs, for which the base is made in `folder`, too."""
     if not (folder / "base").exists():
-        bilingual_base(folder / "base", "llama")
+        bilingual_base(folder / "base", family)
         write_csv(folder / "train.csv", toy_pairs(40))
         write_csv(folder / "dev.csv", toy_pairs(12, seed=1))
     settings = {
@@ -129,18 +163,87 @@ FRESH = """
 import json, sys
 from safetensors.torch import save_file
 from veneer import load
-folder, texts, pairs, out = json.load(sys.stdin)
-save_file({"logits": load(folder, precision="fp32").logits(texts, pairs)}, out)
+folders, texts, pairs, out = json.load(sys.stdin)
+save_file({name: load(folder, precision="fp32").logits(texts, pairs) for name, folder in folders.items()}, out)
 """
+# name: (words, family, what else is set)
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "one token": ("one token", "llama", {}),
+    "several tokens": ("several tokens", "llama", {}),
+    "nf4": ("one token", "llama", {"base_precision": "nf4"}),
+    "int8, tied embeddings": ("several tokens", "gpt2", {"base_precision": "int8"}),
+    "adalora": ("one token", "llama", {"method": "adalora", "training__learning_rate": 3e-2}),
+    "ia3": ("one token", "llama", {"method": "ia3", "training__learning_rate": 2e-2}),
+    "adapter": ("one token", "llama", {"method": "adapter", "tuning__bottleneck": 4}),
+    "prefix": ("several tokens", "llama", {"method": "prefix", "tuning__virtual_tokens": 3}),
+    "prompt": ("several tokens", "llama", {"method": "prompt", "tuning__virtual_tokens": 3}),
+    "prompt over nf4": ("one token", "llama", {"method": "prompt", "tuning__virtual_tokens": 3, "base_precision": "nf4"}),
+    "bitfit": ("one token", "qwen2", {"method": "bitfit"}),
+    "top_layers": ("one token", "llama", {"method": "top_layers", "tuning__top_layers": 1}),
+    "full, tied embeddings": ("one token", "gpt2", {"method": "full"}),
+    "full": ("several tokens", "llama", {"method": "full"}),
+}
 
 
-def test_a_fresh_process_gives_the_logits_of_memory(words: tuple[dict[str, str], bool], tmp_path: Path) -> None:
-    folder = run(make_config(tmp_path, words)).folder
-    memory = load(folder, precision="fp32").logits(TEXTS, PAIRS)  # which training has compared with its own
-    given = json.dumps([str(folder), TEXTS, PAIRS, str(tmp_path / "logits.safetensors")])
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each run; training has compared what it reads of it with what it had in memory."""
+    pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
+    place, folders = tmp_path_factory.mktemp("runs"), {}
+    for name, (asked, family, changes) in RUNS.items():
+        plain = {"out": str(place / name), "training__epochs": 1, "evaluation__calibrate": False, "evaluation__baseline": False}
+        (place / family).mkdir(exist_ok=True)
+        folders[name] = run(make_config(place / family, WORDS[asked], family, **plain | changes)).folder
+    return folders
+
+
+def test_every_method_but_a_head_alone_is_among_them() -> None:
+    assert {changes.get("method", "lora") for _, _, changes in RUNS.values()} == METHODS.keys() - {"head"}
+
+
+def test_a_fresh_process_gives_the_logits_of_memory(runs: dict[str, Path], tmp_path: Path) -> None:
+    given = json.dumps([{name: str(one) for name, one in runs.items()}, TEXTS, PAIRS, str(tmp_path / "logits.safetensors")])
     done = subprocess.run([sys.executable, "-c", FRESH], input=given, capture_output=True, check=False, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], memory)
+    fresh = load_file(tmp_path / "logits.safetensors")
+    for name, folder in runs.items():
+        memory = load(folder, precision="fp32").logits(TEXTS, PAIRS)
+        assert torch.equal(fresh[name], memory), name
+        assert memory.std(0).min() > 1e-3, name
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_was_trained_counts_and_is_merged_where_that_has_a_meaning(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    changes = RUNS[name][2]
+    method = METHODS[changes.get("method", "lora")]
+    loaded = load(runs[name], precision="fp32").loaded
+    assert loaded.prompt is not None
+    base = build_word_classifier(loaded.base, loaded.prompt, base_precision=loaded.info.base_precision)
+    plain = compute_logits(base, loaded.encode(TEXTS, PAIRS))
+    assert (compute_logits(loaded.model, loaded.encode(TEXTS, PAIRS)) - plain).abs().max() > 1e-3
+    if method.merge is None:
+        with pytest.raises(InputError, match=method.unmergeable):
+            merge_run(runs[name], tmp_path / "merged")
+        return
+    report = merge_run(runs[name], tmp_path / "merged", judged=JudgedTexts("dev", TEXTS, PAIRS), budget=1.0)
+    assert (report.flips, report.loaded_by) == (0, "AutoModelForCausalLM")
+    assert (report.change is not None) == ("base_precision" in changes)
+    if report.change is not None:
+        assert (report.change.base_precision, report.change.texts) == (changes["base_precision"], len(TEXTS))
+        with pytest.raises(VerificationError, match=f"instead of {changes['base_precision']}.*more than --budget"):
+            merge_run(runs[name], tmp_path / "again", budget=-1.0)
+        assert not (tmp_path / "again").exists()
+
+
+def test_a_run_is_read_the_way_it_was_trained(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A folder of any method says that it reads label words, beside `veneer.json`."""
+    for name, folder in runs.items():
+        assert METHODS[RUNS[name][2].get("method", "lora")].read(folder).reads_words, name
+        copy = Path(shutil.copytree(folder, tmp_path / name))
+        info = json.loads((copy / "veneer.json").read_text(encoding="utf-8"))
+        (copy / "veneer.json").write_text(json.dumps(info | {"verbaliser": None}), encoding="utf-8")
+        with pytest.raises(ArtifactError, match="verbaliser is not that of the adapter"):
+            load(copy)
 
 
 def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
@@ -152,18 +255,10 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     assert outcome(tmp_path / "interrupted") == outcome(tmp_path / "run")
 
 
-def test_a_run_whose_label_words_are_gone_is_refused(words: tuple[dict[str, str], bool], tmp_path: Path) -> None:
-    """It would be read by a head that nobody trained."""
-    folder = run(make_config(tmp_path, words, training__epochs=1)).folder
-    info = json.loads((folder / "veneer.json").read_text(encoding="utf-8"))
-    (folder / "veneer.json").write_text(json.dumps(info | {"verbaliser": None}), encoding="utf-8")
-    with pytest.raises(ArtifactError, match="verbaliser is not that of the adapter"):
-        load(folder)
-
-
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
-def test_peft_loads_the_run_over_a_plain_language_model(words: tuple[dict[str, str], bool], tmp_path: Path) -> None:
-    folder = run(make_config(tmp_path, words)).folder
+@pytest.mark.parametrize("name", ["one token", "several tokens", "adalora", "ia3"])
+def test_peft_loads_the_run_over_a_plain_language_model(name: str, runs: dict[str, Path]) -> None:
+    folder, words = runs[name], WORDS[RUNS[name][0]]
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (settings["task_type"], settings["modules_to_save"]) == ("CAUSAL_LM", None)
     plain = AutoModelForCausalLM.from_pretrained(settings["base_model_name_or_path"])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veneer.lora.dropout import MaskedDropout, dropout_mask
+from veneer.estimate import estimate_step
+from veneer.lora.dropout import MaskedDropout, _bank, dropout_mask
 from veneer.lora.layer import LoraLinear
 
 CPU = torch.device("cpu")
@@ -157,3 +158,19 @@ def test_a_mask_of_hidden_states_is_one_of_very_many(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("veneer.lora.dropout.dropout_mask", counting)
     MaskedDropout(0.19).train()(torch.ones(4, 8))
     assert shares == pytest.approx([0.1, 0.1])
+
+
+def test_a_bank_made_while_a_step_is_estimated_is_the_bank_of_training() -> None:
+    """It is kept for the process, and the estimate answers 0 where a number is asked for."""
+    expected = _bank.__wrapped__(6554, torch.float32)
+    _bank.cache_clear()
+    model = nn.Linear(8, 8, device="meta")
+
+    def loss() -> Tensor:
+        draw(4, 8)  # of a tensor that a family's code makes on the processor
+        return model(torch.empty(4, 8, device="meta")).sum()
+
+    estimate_step(model, loss, "cuda")
+    assert _bank.cache_info().currsize == 1
+    assert torch.equal(_bank(6554, torch.float32), expected)
+    assert float(expected.mean()) == pytest.approx(1.0, abs=1e-3)

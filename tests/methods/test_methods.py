@@ -24,10 +24,10 @@ from veneer.cli import app
 from veneer.cli.compare_runs import compare_runs
 from veneer.config import MethodName
 from veneer.data import encode
-from veneer.errors import ConfigError, InputError, LoraError
+from veneer.errors import ArtifactError, ConfigError, InputError, LoraError
 from veneer.export.merged import merge_run
 from veneer.inference import compute_logits
-from veneer.methods import METHODS, MethodPlan
+from veneer.methods import METHODS, MethodPlan, peft_library
 from veneer.model import build_classifier
 from veneer.training import TrainingResult
 
@@ -218,6 +218,37 @@ def test_without_peft_the_extra_is_named(method: str, tiny_base: Base, monkeypat
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=rf"{method} needs the package peft.*veneer\[methods\]"):
         METHODS[method].apply(build_classifier(find_base(str(tiny_base())), 2), MethodPlan())
+
+
+@pytest.mark.parametrize("bits", ["nf4", "int8"])
+@pytest.mark.parametrize("method", ["ia3", "adalora"])
+def test_peft_does_not_know_layers_in_fewer_bits(method: str, bits: str, tiny_base: Base) -> None:
+    if bits == "nf4":
+        pytest.importorskip("bitsandbytes", reason="NF4 comes with the extra 'qlora'")
+    model = build_classifier(find_base(str(tiny_base())), 2, base_precision=bits)
+    with pytest.raises(LoraError, match=rf"^{method} is put .* in fewer bits\. Fix: base_precision: auto, or method: lora$"):
+        METHODS[method].apply(model, MethodPlan())
+
+
+def test_a_layer_that_peft_does_not_know_is_named_whole(tiny_base: Base) -> None:
+    class Other(torch.nn.Linear):
+        """Of a kind that peft refuses, told in several lines."""
+
+        def extra_repr(self) -> str:
+            return "one line\nanother"
+
+    model = build_classifier(find_base(str(tiny_base())), 2)
+    model.network.set_submodule("bert.encoder.layer.0.attention.self.key", torch.nn.Sequential(Other(32, 32)))
+    config = peft_library.import_peft("ia3").IA3Config(
+        target_modules=["layer.0.attention.self.key"], feedforward_modules=[], fan_in_fan_out=False
+    )
+    with pytest.raises(LoraError, match=r"Sequential.*one line another.*is not supported.*Fix: method: lora, or another base$"):
+        peft_library.inject(model, config)
+
+
+def test_a_run_of_peft_s_layers_is_not_loaded_in_fewer_bits(trained: dict[str, Trained]) -> None:
+    with pytest.raises(ArtifactError, match=r"in fewer bits\. Fix: base_precision: auto, or method: lora$"):
+        veneer.load(trained["ia3"].result.folder, base_precision="int8")
 
 
 @pytest.mark.parametrize(

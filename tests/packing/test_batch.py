@@ -64,3 +64,9 @@ def test_filler_lies_behind_the_last_text() -> None:
     assert batch.segments.lengths == (3, 1, 3)
     assert (len(batch), batch.tokens) == (3, 7)
     assert len(pack(IDS, TYPES, multiple=7).ids) == 7
+
+
+def test_the_tokens_of_a_padded_batch_are_found_by_their_lengths() -> None:
+    batch = pad(IDS, TYPES, pad_id=7)
+    assert torch.equal(batch.rows, batch.mask.flatten().nonzero()[:, 0])
+    assert batch.ids.flatten()[batch.rows].tolist() == [5, 6, 7, 8, 9, 10, 11]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from causal_bases import bilingual_base, toy_pairs
-from toy_runs import run, toy_config, toy_rows, write_csv
+from causal_bases import bilingual_base, toy_marks, toy_pairs
+from toy_runs import run, toy_config, write_csv
 from veneer.artifact import load_artifact
 from veneer.config_file import load_config
 from veneer.errors import BaseError, ConfigError
+from veneer.export.merged import merge_run
 from veneer.inference import compute_logits
 from veneer.predictor import load
 
@@ -166,12 +169,6 @@ def test_other_kinds_of_lora_are_saved_and_read_by_label_words(changes: dict[str
     assert (settings["task_type"], settings.get("use_dora", False)) == ("CAUSAL_LM", changes.get("lora__dora", False))
 
 
-def test_a_base_in_fewer_bits_is_refused_when_a_run_is_loaded(make: Make) -> None:
-    folder = run(make(**words())).folder
-    with pytest.raises(ConfigError, match=r"full precision, not in int8. Fix: base_precision: auto"):
-        load(folder, base_precision="int8")
-
-
 def refused(config: Any) -> str:
     with pytest.raises(ConfigError) as error:
         run(config)
@@ -183,8 +180,7 @@ def test_settings_that_do_not_go_together_are_refused(make: Make, tmp_path: Path
     assert "verbaliser.template is missing" in refused(make(verbaliser__words=WORDS))
     assert "verbaliser.template is missing" in refused(make(verbaliser__length_normalised=True))
     assert "read at the last token, not by mean. Fix: --pooling auto" in refused(make(**words(), pooling="mean"))
-    assert "read with LoRA alone, not with head. Fix: method: lora, or" in refused(make(**words(), method="head"))
-    assert "full precision, not in int8. Fix: base_precision: auto, or" in refused(make(**words(), base_precision="int8"))
+    assert "label words are read without one. Fix: another method, such as lora" in refused(make(**words(), method="head"))
     assert "goes with verbaliser.template: chat alone" in refused(make(**words(), verbaliser__instruction="{text}?"))
     said = refused(make(**words(verbaliser__words={"same": "是"})))
     assert "must give every label a word: different, same; given: same" in said
@@ -192,11 +188,68 @@ def test_settings_that_do_not_go_together_are_refused(make: Make, tmp_path: Path
     assert "different: '不相似' is 2 tokens" in said
 
 
-def test_texts_with_any_number_of_labels_are_refused(tmp_path: Path, llama: Path) -> None:
-    write_csv(tmp_path / "train.csv", toy_rows(30, multi=True))
-    write_csv(tmp_path / "dev.csv", toy_rows(9, multi=True))
-    changes = {"data__label_separator": "|", "verbaliser__template": "{text}\nAnswer:"}
-    assert "the labels' words compete for one place of an answer" in refused(toy_config(tmp_path, llama, **changes))
+MARKS = {"verbaliser__words": {"bad": "不", "film": "是", "good": "好"}, "verbaliser__none": "否"}
+
+
+def marks(folder: Path, base: Path, rows: int = 40, **changes: Any) -> Any:
+    """The configuration of a short run over texts with any number of labels."""
+    write_csv(folder / "train.csv", toy_marks(rows))
+    write_csv(folder / "dev.csv", toy_marks(100 if rows > 100 else 12, seed=1))
+    plain = {"data__label": ["bad", "film", "good"], "verbaliser__template": "{text}\nAnswer:", "data__max_length": 60}
+    plain |= {"evaluation__baseline": False, "training__epochs": 1}
+    return toy_config(folder, base, **plain | MARKS | changes)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_any_number_of_labels_is_learned_against_the_word_for_none(
+    several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {**LEARNING, "rows": 400, "evaluation__metric": "subset_accuracy"}
+    if several:
+        changes["verbaliser__words"] = {"bad": "不", "film": "相似", "good": "不相似"}
+        changes["verbaliser__length_normalised"] = True
+    result = run(marks(tmp_path, bilingual_base(tmp_path / "base"), **changes))
+    assert result.evaluations["dev"].metrics["subset_accuracy"].value > 0.95
+    predictor = load(result.folder)
+    assert predictor.info.verbaliser is not None
+    assert predictor.info.verbaliser["none"] == "否"
+    texts = ["the bad film", "it was a day", "good day", "film good bad"]
+    assert [set(one.labels) for one in predictor.predict(texts)] == [{"bad", "film"}, set(), {"good"}, {"bad", "film", "good"}]
+    report = merge_run(result.folder, tmp_path / "merged")
+    assert report.flips == 0
+    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python")[1].split("```")[0]
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "merged")
+    capsys.readouterr()
+    runpy.run_path(str(tmp_path / "code.py"))
+    (expected,) = load(result.folder, precision="fp32").predict(["a text"])
+    assert ast.literal_eval(capsys.readouterr().out) == pytest.approx(expected.scores, abs=1e-4)
+
+
+def test_a_logit_is_how_far_a_word_lies_above_that_for_none(tmp_path: Path, llama: Path) -> None:
+    result = run(marks(tmp_path, llama))
+    assert "; none of them: '否' (" in (result.folder / "train.log").read_text(encoding="utf-8")
+    loaded = load_artifact(result.folder, precision="fp32")
+    assert load_config(result.folder / "config.yaml").verbaliser.none == "否"
+    texts = loaded.encode(["good"], None)
+    with torch.no_grad():
+        hidden = loaded.model.pooled(loaded.model.batch(texts, [0]))[0]
+    scores = loaded.model.network.get_output_embeddings().weight @ hidden  # type: ignore[operator]
+    tokens = [loaded.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("不", "是", "好", "否")]
+    expected = scores[tokens[:3]] - scores[tokens[3]]
+    torch.testing.assert_close(compute_logits(loaded.model, texts)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_any_number_of_labels_wants_a_word_for_none_and_one_label_does_not(make: Make, tmp_path: Path, llama: Path) -> None:
+    assert "verbaliser.none: these texts have one label each" in refused(make(**words(verbaliser__none="不")))
+    said = refused(marks(tmp_path, llama, verbaliser__none=None))
+    assert "verbaliser.none is missing" in said
+    assert "Fix: --set verbaliser.none=none" in said
+    said = refused(marks(tmp_path, llama, verbaliser__none="不相似"))
+    assert "unequal numbers of tokens" in said
+    assert "verbaliser.none: '不相似' is 2 tokens" in said
+    assert "have the same token" in refused(marks(tmp_path, llama, verbaliser__none="好"))
 
 
 def test_a_base_that_is_not_causal_is_refused(make: Make, tiny_base: Base) -> None:

@@ -90,12 +90,13 @@ def estimate(
     location = find_base(base, weights=measure)
     texts = texts_a_pass(training.batch_size, config.data.max_length, training.tokens_per_pass)
     with messages().status("running a step without numbers"):
-        columns = [
+        asked = [
             _column(location, one, device, checkpointing, labels, texts)
             for device in _devices(training)
             for one in ways
             for checkpointing in (False, True)
         ]
+    columns = [column for column in asked if column is not None]
     passes = -(-training.batch_size // texts)
     measured = _measured(location, config, labels) if measure else None
     if json:
@@ -124,8 +125,11 @@ def _precision(config: RunConfig, device: DeviceType) -> str:
     return choose_precision(asked, torch.device(device)).name
 
 
-def _column(base: BaseLocation, config: RunConfig, device: DeviceType, checkpointing: bool, labels: int, texts: int) -> Column:
-    from veneer.adaptation import checkpoint_activations, turn_on_dropout
+def _column(
+    base: BaseLocation, config: RunConfig, device: DeviceType, checkpointing: bool, labels: int, texts: int
+) -> Column | None:
+    """None where activations would be checkpointed, and the base's code cannot do so."""
+    from veneer.adaptation import can_checkpoint, checkpoint_activations, turn_on_dropout
     from veneer.estimate import estimate_step
     from veneer.training.setup import base_dropout_rate, method_of, method_plan
 
@@ -134,6 +138,8 @@ def _column(base: BaseLocation, config: RunConfig, device: DeviceType, checkpoin
     if device != "cpu":  # whose masks are views of one bank
         turn_on_dropout(model, base_dropout_rate(config))
     if checkpointing:
+        if not can_checkpoint(model):
+            return None
         checkpoint_activations(model)
     model.train()
     loss, course = _loss(model, texts, config.data.max_length), None
@@ -183,7 +189,7 @@ def meta_model(base: BaseLocation, config: RunConfig, device: DeviceType, precis
         )
     else:
         check_settings(config)
-        model = word_skeleton(base, labels, dtype=dtype, attention=attention)
+        model = word_skeleton(base, labels, dtype=dtype, base_precision=config.base_precision, attention=attention)
     method_of(config).apply(model, method_plan(config))
     return model
 
@@ -267,6 +273,8 @@ def _show(
         "not counted: the libraries themselves (some 400 MiB of a process on a CPU) and freed blocks that the C library keeps",
         "(docs/estimate.md); on a GPU its driver's context",
     )
+    if not any(column.checkpointing for column in columns):
+        print_lines(console, "nothing is shown with checkpointing: the code of this base cannot do it")
     if measured is not None:
         steps = f"{measured['steps']} steps on {measured['device']} in {measured['precision']}"
         print_lines(console, f"measured here: {measured['texts_per_second']} texts a second ({steps})")

@@ -52,6 +52,7 @@ def make_prompt(
     length_normalised: bool,
     pair: bool,
     max_length: int,
+    none: str | None = None,
 ) -> Prompt:
     """The prompt of a template and one word a label, in the labels' order, checked.
 
@@ -59,6 +60,7 @@ def make_prompt(
         length_normalised: whether words may have several tokens.
         pair: whether texts come in pairs.
         max_length: tokens of a whole prompt.
+        none: the word that stands for no label, where a text may have any number of them.
 
     Raises:
         BaseError: the tokenizer is not a fast one.
@@ -67,13 +69,15 @@ def make_prompt(
     """
     _check_places(template, pair)
     backend = fast_backend(tokenizer)
+    compared = dict(words) if none is None else {**words, "verbaliser.none": none}
     with neither_cut_nor_padded(backend):
-        tokens = [_follows(backend, template, word) for word in words.values()]
-        _check_words(backend, template, words, tokens, length_normalised, tokenizer.unk_token_id)
+        tokens = [_follows(backend, template, word) for word in compared.values()]
+        _check_words(backend, template, compared, tokens, length_normalised, tokenizer.unk_token_id)
         empty = backend.encode("a")
         lead = tuple(empty.ids[: next(i for i, one in enumerate(empty.sequence_ids) if one is not None)])
         own = len(_ids(backend, fill_template(template.rstrip(" "), "", "")[0])) + len(lead)
-    prompt = Prompt(template, tuple(words.values()), length_normalised, tuple(one for one in tokens if one is not None), lead)
+    found = tuple(one for one in tokens if one is not None)
+    prompt = Prompt(template, tuple(words.values()), length_normalised, found, lead, none)
     if own + prompt.reserve + LEAST_ROOM > max_length:
         raise ConfigError(
             f"data.max_length: {max_length} leaves no room for texts: the template alone has {own} tokens"

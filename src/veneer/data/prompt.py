@@ -28,8 +28,9 @@ class Prompt:
         template: with `{text}` once, and `{pair}` once where texts come in pairs; spaces at its end belong to the words.
         words: the word of each of the C labels, by id.
         length_normalised: False where a word is one token, read by its logit; True for the mean log-probability of its tokens.
-        tokens: of each word as it follows the template.
+        tokens: of each word as it follows the template, that of `none` last.
         lead: the special tokens that the tokenizer puts in front of a text.
+        none: the word that stands for no label, where a text may have any number of them; else None.
     """
 
     template: str
@@ -37,6 +38,7 @@ class Prompt:
     length_normalised: bool
     tokens: tuple[Tokens, ...]
     lead: Tokens
+    none: str | None = None
 
     @cached_property
     def continuations(self) -> tuple[Tokens, ...]:
@@ -70,7 +72,8 @@ class Prompt:
 
     def to_json(self) -> dict[str, Any]:
         """What `label_words.make_prompt` needs to make it again."""
-        return {"template": self.template, "words": list(self.words), "length_normalised": self.length_normalised}
+        tree = {"template": self.template, "words": list(self.words), "length_normalised": self.length_normalised}
+        return tree if self.none is None else tree | {"none": self.none}
 
 
 def fill_template(template: str, text: str, pair: str | None) -> tuple[str, list[Span]]:

@@ -225,7 +225,7 @@ def _readme(loaded: Loaded, options: Mapping[str, bool]) -> str:
     texts = 'text, pair = "a text", "its second text"' if info.pair else 'text = "a text"'
     chances = "logits.sigmoid()" if multi_label else "logits.softmax(-1)"
     if loaded.prompt is not None:
-        body = readme_code(loaded.prompt.reserve > 0, info.pair)
+        body = readme_code(loaded.prompt, info.pair)
     elif info.own_head:
         body = _FAMILY_HEAD
     else:

@@ -21,7 +21,8 @@ LOADED_BY = "AutoModelForCausalLM"
 def words_document(prompt: Prompt, labels: tuple[str, ...], tokenizer: Any) -> dict[str, Any]:
     """What `label_words.json` holds: the labels, the template up to where the answer begins, and the words with their tokens.
 
-    `lead` are the token ids to put in front of the prompt's own; there are none where the template holds them.
+    `lead` are the token ids to put in front of the prompt's own; there are none where the template holds them. Where a text may
+    have any number of labels, the last word is the one that stands for none.
     """
     template = prompt.template.rstrip(" ")
     ids = tuple(tokenizer(template, add_special_tokens=False).input_ids)
@@ -29,7 +30,7 @@ def words_document(prompt: Prompt, labels: tuple[str, ...], tokenizer: Any) -> d
     return {
         "labels": labels,
         "template": template,
-        "words": prompt.words,
+        "words": prompt.words if prompt.none is None else (*prompt.words, prompt.none),
         "tokens": prompt.tokens,
         "length_normalised": prompt.reserve > 0,
         "lead": lead,
@@ -44,7 +45,8 @@ def word_logits(folder: Path, prompt: Prompt, texts: EncodedTexts) -> Tensor:
     for first, length in zip(texts.offsets[:-1], prompt.prompt_lengths(texts.lengths), strict=True):
         ids = texts.ids[first : first + length].tolist()
         rows.append(torch.stack([_score(model, ids, list(tokens), prompt.reserve > 0) for tokens in prompt.tokens]))
-    return torch.stack(rows)
+    scores = torch.stack(rows)
+    return scores if prompt.none is None else scores[:, :-1] - scores[:, -1:]
 
 
 def _score(model: Any, ids: list[int], tokens: list[int], normalised: bool) -> Tensor:
@@ -54,10 +56,11 @@ def _score(model: Any, ids: list[int], tokens: list[int], normalised: bool) -> T
     return score.cpu()
 
 
-def readme_code(prompt_is_normalised: bool, pair: bool) -> str:
+def readme_code(prompt: Prompt, pair: bool) -> str:
     """The Python of the folder's README; TEXTS and CHANCES are put in by the caller."""
     fill = '.replace("{pair}", pair)' if pair else ""
-    return _CODE.replace("FILL", fill).replace("SCORES", _LIKELIHOODS if prompt_is_normalised else _LOGITS)
+    scores = _LIKELIHOODS if prompt.reserve > 0 else _LOGITS
+    return _CODE.replace("FILL", fill).replace("SCORES", scores if prompt.none is None else scores + _AGAINST_NONE)
 
 
 _CODE = """import json
@@ -86,3 +89,6 @@ def mean_log_probability(tokens):
     return likely.gather(1, torch.tensor(tokens)[:, None]).mean()
 
 logits = torch.stack([mean_log_probability(tokens) for tokens in words["tokens"]])[None]"""
+
+_AGAINST_NONE = """
+logits = logits[:, :-1] - logits[:, -1:]  # the last word stands for no label"""

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.adaptation import family_targets
+from veneer.adaptation import family_targets, unread_layers
 from veneer.errors import LoraError
 from veneer.lora.inject import target_layers
 from veneer.methods import peft_library
 from veneer.methods.contract import Course, Method, MethodPlan, Stored
+from veneer.methods.tensors import LANGUAGE_MODEL
 from veneer.model import Classifier
 
 _FROM, _UNTIL = 10, 3  # ranks are cut from a tenth of the steps on, and no more in the last third
@@ -26,7 +27,8 @@ _PENALTY = 0.5  # weight of the mean distance of A·Aᵀ and Bᵀ·B from the id
 
 def _apply(model: Classifier, plan: MethodPlan) -> None:
     targets = family_targets(model, plan.lora.target_modules)
-    names = target_layers(model.network, targets, layers=plan.lora.layers, exclude=model.trained_heads)
+    exclude = [*model.trained_heads, *unread_layers(model)]
+    names = target_layers(model.network, targets, layers=plan.lora.layers, exclude=exclude)
     _inject(model, names, plan.lora.rank, round(1.5 * plan.lora.rank), plan.lora.alpha)
 
 
@@ -130,7 +132,7 @@ def _read(folder: Path) -> Stored:
         _inject(model, names, max(1, round(start / 1.5)), start, float(alpha))
         peft_library.fill(model, tensors)
 
-    return Stored(fill, lambda _: False)
+    return Stored(fill, lambda _: False, fields.get("task_type") == LANGUAGE_MODEL)
 
 
 ADALORA = Method(

@@ -16,7 +16,7 @@ from veneer import lora
 from veneer.lora.inject import replace_module
 from veneer.methods.contract import Method, MethodPlan, Stored
 from veneer.methods.places import layers_at, places_of
-from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, save_trained
+from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, reads_words, save_trained
 from veneer.model import Classifier
 
 
@@ -68,7 +68,7 @@ def _read(folder: Path) -> Stored:
             _wrap(model, name, layers[name], size)
         load_trained(model, tensors)
 
-    return Stored(fill, lambda model: holds_base(model, tensors))
+    return Stored(fill, lambda model: holds_base(model, tensors), reads_words(folder))
 
 
 ADAPTER = Method(

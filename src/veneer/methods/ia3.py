@@ -9,6 +9,7 @@ from veneer.errors import LoraError
 from veneer.methods import peft_library
 from veneer.methods.contract import Method, MethodPlan, Stored
 from veneer.methods.places import layers_at, places_of
+from veneer.methods.tensors import LANGUAGE_MODEL
 from veneer.model import Classifier
 
 
@@ -54,7 +55,7 @@ def _read(folder: Path) -> Stored:
         _inject(model, names, [str(name) for name in inner])
         peft_library.fill(model, tensors)
 
-    return Stored(fill, lambda _: False)
+    return Stored(fill, lambda _: False, fields.get("task_type") == LANGUAGE_MODEL)
 
 
 IA3 = Method(

@@ -7,9 +7,8 @@ from pathlib import Path
 from veneer import lora
 from veneer.adaptation import adapt, share_inputs
 from veneer.methods.contract import Method, MethodPlan, Stored
+from veneer.methods.tensors import LANGUAGE_MODEL, task_type
 from veneer.model import Classifier
-
-LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
 
 
 def _apply(model: Classifier, plan: MethodPlan) -> None:
@@ -21,10 +20,7 @@ def _save(model: Classifier, folder: Path, base: str) -> None:
     trained = {name for name in model.trainable() if name.startswith("network.") and name.endswith(".bias")}
     if trained:
         bias = _bias_mode(model, trained)
-    task_type = "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
-    if model.words is not None:
-        task_type = LANGUAGE_MODEL
-    settings = lora.adapter_settings(model.network, bias=bias, base=base, task_type=task_type)  # type: ignore[arg-type]
+    settings = lora.adapter_settings(model.network, bias=bias, base=base, task_type=task_type(model))  # type: ignore[arg-type]
     tensors = lora.lora_state_dict(model.network, bias, settings.saved_modules)  # type: ignore[arg-type]
     lora.write_adapter(folder, tensors, settings)
 

@@ -20,7 +20,7 @@ from veneer import lora
 from veneer.errors import ConfigError, LoraError
 from veneer.lora.files import read_json_object, read_tensors
 from veneer.lora.inject import is_conv1d, replace_module
-from veneer.methods.tensors import check_finite, load_trained, trained_in_network
+from veneer.methods.tensors import check_finite, load_trained, task_type, trained_in_network
 from veneer.model import Classifier
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -45,13 +45,20 @@ def inject(model: Classifier, config: Any) -> None:
     """Put peft's layers for `config` into the base; they are float32 and trained, and so is the head.
 
     Raises:
-        LoraError: a layer is of a kind that peft does not know, such as one in four bits.
+        LoraError: layers are in fewer bits, or of another kind that peft does not know.
     """
-    peft = import_peft(config.peft_type.value.lower())
+    method = config.peft_type.value.lower()
+    peft = import_peft(method)
+    if lora.frozen_elements(model.network):
+        raise LoraError(
+            f"{method} is put into a base by peft, which does not know veneer's layers in fewer bits. "
+            "Fix: base_precision: auto, or method: lora"
+        )
     try:
         peft.inject_adapter_in_model(config, model.network)
     except ValueError as error:
-        raise LoraError(f"peft cannot change these layers: {str(error).splitlines()[0]}") from None
+        said = " ".join(str(error).split())
+        raise LoraError(f"{method}: peft cannot change these layers: {said}. Fix: method: lora, or another base") from None
     for parameter in model.network.parameters():
         if parameter.requires_grad:  # peft makes them in the base's precision
             parameter.data = parameter.data.float()
@@ -74,7 +81,7 @@ def save(model: Classifier, folder: Path, base: str, fields: Mapping[str, Any]) 
         "base_model_name_or_path": base,
         "inference_mode": True,
         "modules_to_save": list(model.trained_heads) or None,
-        "task_type": "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION",
+        "task_type": task_type(model),
         **fields,
     }
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

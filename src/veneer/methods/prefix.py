@@ -19,7 +19,7 @@ from veneer.errors import LoraError
 from veneer.lora.inject import replace_module
 from veneer.methods.contract import Method, MethodPlan, Stored
 from veneer.methods.places import layers_at, places_of
-from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, save_trained
+from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, reads_words, save_trained
 from veneer.methods.virtual import put_rows, put_virtual, random_words
 from veneer.model import Classifier, VirtualTokens
 
@@ -94,7 +94,7 @@ def _read(folder: Path) -> Stored:
             replace_module(model.network, name, Prefixed(layer, starts[name].to(model.device).clone(), model.virtual))
         load_trained(model, tensors)
 
-    return Stored(fill, lambda model: holds_base(model, tensors))
+    return Stored(fill, lambda model: holds_base(model, tensors), reads_words(folder))
 
 
 PREFIX = Method(

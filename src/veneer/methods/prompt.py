@@ -14,7 +14,7 @@ from torch import nn
 from veneer import lora
 from veneer.errors import LoraError
 from veneer.methods.contract import Method, MethodPlan, Stored
-from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, save_trained
+from veneer.methods.tensors import TRAINED_FILE, holds_base, load_trained, read_trained, reads_words, save_trained
 from veneer.methods.virtual import put_virtual, random_words
 from veneer.model import Classifier
 
@@ -36,7 +36,7 @@ def _read(folder: Path) -> Stored:
         put_virtual(model, len(prompts[0]), nn.Parameter(prompts[0].to(model.device).clone()))
         load_trained(model, tensors)
 
-    return Stored(fill, lambda model: holds_base(model, tensors))
+    return Stored(fill, lambda model: holds_base(model, tensors), reads_words(folder))
 
 
 PROMPT = Method(

@@ -7,9 +7,11 @@ own head is not in it: it has its file in every run folder (`artifact.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from veneer.methods.contract import Stored
 from veneer.model import Classifier
 
 TRAINED_FILE = "trained.safetensors"
+LANGUAGE_MODEL = "CAUSAL_LM"  # PEFT's task type of a run that reads label words
 _PREFIX = "network."
 
 
@@ -32,7 +35,15 @@ def trained_in_network(model: Classifier) -> dict[str, Tensor]:
 def save_trained(model: Classifier, folder: Path, _base: str) -> None:
     """Write `trained.safetensors`; copies, since safetensors refuses tensors that share memory."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in trained_in_network(model).items()}
-    save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
+    metadata = {} if model.words is None else {"task_type": LANGUAGE_MODEL}
+    save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"} | metadata)
+
+
+def task_type(model: Classifier) -> str:
+    """PEFT's name for what is done with the base."""
+    if model.words is not None:
+        return LANGUAGE_MODEL
+    return "SEQ_CLS" if model.head is None else "FEATURE_EXTRACTION"
 
 
 def read_trained(folder: Path) -> dict[str, Tensor]:
@@ -44,6 +55,12 @@ def read_trained(folder: Path) -> dict[str, Tensor]:
     tensors = read_tensors(folder / TRAINED_FILE)
     check_finite(tensors)
     return tensors
+
+
+def reads_words(folder: Path) -> bool:
+    """Whether the `trained.safetensors` that `read_trained` reads is of a run that reads label words."""
+    with safe_open(folder / TRAINED_FILE, "pt") as file:
+        return (file.metadata() or {}).get("task_type") == LANGUAGE_MODEL
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -97,7 +114,8 @@ def leave(_model: Classifier) -> None:
 def read_tuned(folder: Path) -> Stored:
     """What `save_trained` wrote of a model whose modules are the base's own; errors as `read_trained`."""
     tensors = read_trained(folder)
-    return Stored(lambda model: load_trained(model, tensors), lambda model: holds_base(model, tensors))
+    fill = partial(load_trained, tensors=tensors)
+    return Stored(fill, lambda model: holds_base(model, tensors), reads_words(folder))
 
 
 def require_float32(model: Classifier) -> None:

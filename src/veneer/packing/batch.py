@@ -113,6 +113,13 @@ class PaddedBatch:
         """Tokens without padding."""
         return sum(self.segments.lengths)
 
+    @property
+    def rows(self) -> Tensor:
+        """`[T]` int64, where the texts' tokens lie in the flattened `[N·L]`: by lengths, so that no device is waited for."""
+        starts = np.cumsum((0, *self.segments.lengths[:-1]))
+        jumps = np.arange(len(self)) * self.ids.shape[1] - starts
+        return torch.from_numpy(np.arange(self.tokens) + np.repeat(jumps, self.segments.lengths)).to(self.ids.device)
+
     def to(self, device: torch.device) -> PaddedBatch:
         """The same batch on `device`."""
         segments = Segments(self.segments.lengths, self.segments.cu_seqlens.to(device))

@@ -44,7 +44,7 @@ def make_model(
             base, classes, pooling=config.pooling, dtype=precision.dtype, base_precision=config.base_precision
         )
     else:
-        model = build_word_classifier(base, prompt, dtype=precision.dtype)
+        model = build_word_classifier(base, prompt, dtype=precision.dtype, base_precision=config.base_precision)
     method_of(config).apply(model, plan)
     model.to(pick_device())
     turn_on_dropout(model, base_dropout_rate(config))

@@ -33,37 +33,42 @@ def prompt_of(
         if settings != VerbaliserConfig():
             raise ConfigError("verbaliser.template is missing, without which the other keys of verbaliser say nothing")
         return None
-    if task.name == "multi_label":
-        raise ConfigError(
-            "verbaliser: the labels' words compete for one place of an answer, so that a text gets one label; these texts have "
-            "any number. Fix: no verbaliser.template, for a head"
-        )
     check_settings(config)
+    _check_none(settings, task)
     words = settings.words if settings.words is not None else {label: label for label in labels}
     if set(words) != set(labels):
         raise ConfigError(f"verbaliser.words must give every label a word: {', '.join(labels)}; given: {', '.join(words)}")
     ordered = {label: words[label] for label in labels}
     return make_prompt(
         tokenizer,
-        _template(settings, tokenizer, list(ordered.values()), pair),
+        _template(settings, tokenizer, [*ordered.values(), *filter(None, [settings.none])], pair),
         ordered,
+        none=settings.none,
         length_normalised=settings.length_normalised,
         pair=pair,
         max_length=config.data.max_length,
     )
 
 
+def _check_none(settings: VerbaliserConfig, task: Task) -> None:
+    if task.name == "multi_label" and settings.none is None:
+        raise ConfigError(
+            "verbaliser.none is missing: these texts have any number of labels, and a label is given where its word is likelier "
+            "than one that stands for no label. Fix: --set verbaliser.none=none, or another such word of one token; or no "
+            "verbaliser.template, for a head"
+        )
+    if task.name == "single_label" and settings.none is not None:
+        raise ConfigError(
+            "verbaliser.none: these texts have one label each, whose words are compared with each other. Fix: leave it out"
+        )
+
+
 def check_settings(config: RunConfig) -> None:
     """Raise a ConfigError where a setting does not go with label words, whatever the texts and labels are."""
-    if config.method != "lora":
+    if config.method == "head":
         raise ConfigError(
-            f"method: label words are read with LoRA alone, not with {config.method}. "
-            "Fix: method: lora, or no verbaliser.template, for a head"
-        )
-    if config.base_precision != "auto":
-        raise ConfigError(
-            f"base_precision: label words are read from a base in full precision, not in {config.base_precision}. "
-            "Fix: base_precision: auto, or no verbaliser.template, for a head"
+            "method: head trains the head alone, and label words are read without one. "
+            "Fix: another method, such as lora, or no verbaliser.template, for a head"
         )
     if config.pooling not in ("auto", "last"):
         raise ConfigError(f"pooling: label words are read at the last token, not by {config.pooling}. Fix: --pooling auto")
@@ -73,8 +78,7 @@ def resolved(config: RunConfig, prompt: Prompt | None) -> RunConfig:
     """The configuration with the template as it came to be: a chat template may hold today's date."""
     if prompt is None:
         return config
-    words = config.verbaliser.words
-    settings = VerbaliserConfig(template=prompt.template, words=words, length_normalised=prompt.length_normalised)
+    settings = config.verbaliser.model_copy(update={"template": prompt.template, "instruction": None})
     return config.model_copy(update={"verbaliser": settings})
 
 
@@ -82,7 +86,8 @@ def describe(prompt: Prompt, labels: LabelSet, tokenizer: PreTrainedTokenizerFas
     """Lines that show the first text as the model will see it, and the words that may follow."""
     one = int(prompt.prompt_lengths(first.lengths[:1])[0])
     shown = tokenizer.decode(first.ids[:one].tolist())
-    words = (f"{label}: {_shown(tokenizer, tokens)}" for label, tokens in zip(labels, prompt.tokens, strict=True))
+    names = [*labels, *(["none of them"] if prompt.none is not None else [])]
+    words = (f"{name}: {_shown(tokenizer, tokens)}" for name, tokens in zip(names, prompt.tokens, strict=True))
     lines = [f"label words after a prompt of {one} tokens, here of the first text:\n{shown}", f"  then {'; '.join(words)}"]
     if prompt.reserve:
         times = len(prompt.continuations)
