@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from _measure import Spread, interleave_here, markdown, parser, start, write_json
 
-from veneer.lora.dropout import dropout_mask
+from veneer.lora.dropout import dropout_mask, fresh_mask
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def _tasks(tokens: int, width: int, p: float, dtype: torch.dtype) -> dict[str, C
         "product with a [384, H] weight": lambda: torch.nn.functional.linear(x, weight),
         "torch.nn.functional.dropout": lambda: torch.nn.functional.dropout(x, p),
         "x * Bernoulli mask": lambda: x * torch.empty_like(x).bernoulli_(1 - p).div_(1 - p),
+        "x * veneer's fresh_mask": lambda: x * fresh_mask(x.numel(), p, dtype).view(x.shape),
         "x * veneer's dropout_mask": lambda: x * dropout_mask(tokens, width, p, device=cpu, dtype=dtype),
         "x * a mask that is there already": _times(x),
     }

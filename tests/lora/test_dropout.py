@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from veneer.estimate import estimate_step
-from veneer.lora.dropout import MaskedDropout, _bank, dropout_mask
+from veneer.lora.dropout import MaskedDropout, dropout_mask, fresh_mask
 from veneer.lora.layer import LoraLinear
 
 CPU = torch.device("cpu")
@@ -147,30 +144,20 @@ def test_hidden_states_stay_in_evaluation_and_the_generator_alone_decides() -> N
     assert not torch.equal(layer(x), first)
 
 
-def test_a_mask_of_hidden_states_is_one_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one window of the bank comes again, its partner is another."""
-    shares: list[float] = []
-
-    def counting(rows: int, width: int, p: float, **given: Any) -> Tensor:
-        shares.append(p)
-        return dropout_mask(rows, width, p, **given)
-
-    monkeypatch.setattr("veneer.lora.dropout.dropout_mask", counting)
-    MaskedDropout(0.19).train()(torch.ones(4, 8))
-    assert shares == pytest.approx([0.1, 0.1])
-
-
-def test_a_bank_made_while_a_step_is_estimated_is_the_bank_of_training() -> None:
-    """It is kept for the process, and the estimate answers 0 where a number is asked for."""
-    expected = _bank.__wrapped__(6554, torch.float32)
-    _bank.cache_clear()
-    model = nn.Linear(8, 8, device="meta")
-
-    def loss() -> Tensor:
-        draw(4, 8)  # of a tensor that a family's code makes on the processor
-        return model(torch.empty(4, 8, device="meta")).sum()
-
-    estimate_step(model, loss, "cuda")
-    assert _bank.cache_info().currsize == 1
-    assert torch.equal(_bank(6554, torch.float32), expected)
-    assert float(expected.mean()) == pytest.approx(1.0, abs=1e-3)
+@pytest.mark.parametrize(
+    ("p", "dtype"), [(0.1, torch.bfloat16), (0.25, torch.float32), (0.5, torch.float16), (1e-6, torch.float32)]
+)
+def test_every_number_of_a_fresh_mask_is_drawn_for_itself(p: float, dtype: torch.dtype) -> None:
+    """Of a size that four does not divide; neighbours and the quarters of one drawn number are independent."""
+    torch.manual_seed(10)
+    mask = fresh_mask(400_003, p, dtype)
+    assert mask.shape == (400_003,)
+    assert mask.dtype == dtype
+    assert set(mask.unique().tolist()) <= {0.0, float(torch.tensor(1 / (1 - p), dtype=dtype))}
+    dropped = (mask == 0).float()
+    deviation = (p * (1 - p) / len(mask)) ** 0.5
+    assert float(dropped.mean()) == pytest.approx(p, abs=5 * deviation + 2**-15)
+    if p > 1e-3:
+        bound = 5 / len(mask) ** 0.5
+        assert max(abs(agreement(dropped[:-step], dropped[step:])) for step in (1, 2, 3, 4, 384)) < bound
+        assert abs(agreement(dropped, (fresh_mask(400_003, p, dtype) == 0).float())) < bound

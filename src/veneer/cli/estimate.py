@@ -135,8 +135,7 @@ def _column(
 
     precision = _precision(config, device)
     model = meta_model(base, config, device, precision, labels)
-    if device != "cpu":  # whose masks are views of one bank
-        turn_on_dropout(model, base_dropout_rate(config))
+    turn_on_dropout(model, base_dropout_rate(config))
     if checkpointing:
         if not can_checkpoint(model):
             return None
