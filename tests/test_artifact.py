@@ -165,7 +165,7 @@ def test_an_unknown_format_version_is_refused(version: Any, folder: Path) -> Non
     """Whatever else such a version has in it."""
     edit(folder, format_version=version, something_new={"a": 1})
     said = refusal(folder)
-    assert f"format version {version!r}; this veneer reads version 2" in said
+    assert f"format version {version!r}; this veneer reads versions 1 and 2" in said
     assert "update veneer" in said
 
 

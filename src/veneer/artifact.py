@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from veneer.bases import BaseLocation, find_base, fingerprint, load_tokenizer
+from veneer.bases import BaseLocation, fingerprint, load_tokenizer
 from veneer.data import EncodedTexts, Prompt, encode, make_prompt
 from veneer.durable import sha256, sync_files, sync_folder, write_text
 from veneer.errors import ArtifactError, ConfigError, LoraError
@@ -34,8 +34,17 @@ from veneer.heads import HeadPlan
 from veneer.methods import METHODS, Stored
 from veneer.model import Classifier, build_classifier
 from veneer.precision import Precision, choose_precision, pick_device
-from veneer.run_files import CONFIG_FILE, INFO_FILE, PAGE_FILE, REPORT_FILE
-from veneer.run_info import COPY_AGAIN, HEAD_FILE, MEMBERS, ArtifactInfo, check_single, info_text, read_info, read_tree
+from veneer.run_files import CONFIG_FILE, INFO_FILE, MEMBERS, PAGE_FILE, REPORT_FILE
+from veneer.run_info import (
+    COPY_AGAIN,
+    HEAD_FILE,
+    ArtifactInfo,
+    check_single,
+    find_own_base,
+    info_text,
+    read_info,
+    read_tree,
+)
 from veneer.word_model import build_word_classifier
 
 
@@ -110,7 +119,7 @@ def load_artifact(folder: Path, *, base: str | None = None, precision: str = "au
     """
     info = read_info(folder)
     check_single(folder, info)
-    location = find_base(base or info.base)
+    location = find_own_base(folder, info, base)
     found = fingerprint(location)
     if found != info.base_fingerprint:
         raise ArtifactError(

@@ -20,7 +20,8 @@ from veneer.errors import InputError
 from veneer.evaluation.conformal import answered, candidate_sets
 from veneer.inference import compute_logits
 from veneer.methods import METHODS
-from veneer.run_info import MEMBERS, ArtifactInfo, read_info
+from veneer.run_files import MEMBERS
+from veneer.run_info import ArtifactInfo, read_info
 from veneer.tasks import PLAIN, TASKS, Calibration
 
 _log = logging.getLogger(__name__)  # what nobody listens to, Python writes on standard error

@@ -8,3 +8,4 @@ REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 LOG_FILE = "train.log"
 METRICS_FILE = "metrics.jsonl"
+MEMBERS = "members"  # of an ensemble: its runs lie in members/1, members/2, …

@@ -1,7 +1,7 @@
-"""`veneer.json`: what a run folder says of itself, and whether the folder is whole. `report.json` is read here, too.
+"""`veneer.json`: what a run folder says of itself, and whether the folder is whole.
 
 Knows the keys, the format version and the checksums; loads no model. A folder may come from anybody: every value of `veneer.json`
-is checked here. Of the report only its reader knows the keys.
+is checked here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from veneer.bases import BaseLocation, find_base
 from veneer.durable import sha256, write_text
-from veneer.errors import ArtifactError, DataError
+from veneer.errors import ArtifactError, BaseError, DataError
 from veneer.labels import LabelSet
 from veneer.methods import METHODS
 from veneer.packing import Pooling
 from veneer.quantise import BasePrecision
-from veneer.run_files import CONFIG_FILE, INFO_FILE, REPORT_FILE
+from veneer.run_files import CONFIG_FILE, INFO_FILE, MEMBERS
 from veneer.tasks import TASKS, Calibration
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # of 1 is a folder from before there was `method`: LoRA
 HEAD_FILE = "head.safetensors"
-MEMBERS = "members"  # of an ensemble: its runs lie in members/1, members/2, …
 COPY_AGAIN = "Fix: copy the whole folder again, or train again"
 
 
@@ -89,6 +89,22 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
+def find_own_base(folder: Path, info: ArtifactInfo, base: str | None, *, weights: bool = True) -> BaseLocation:
+    """The base of a run: where `base` says it is now, else where training found it.
+
+    Raises:
+        BaseError: it is not there; a folder may have moved, or have been named from another directory.
+    """
+    try:
+        return find_base(base or info.base, weights=weights)
+    except BaseError as error:
+        if base is not None:
+            raise
+        raise BaseError(
+            f"{folder} was trained over the base '{info.base}'. Fix: --base with the folder it is in now\n{error}"
+        ) from None
+
+
 def read_info(folder: Path) -> ArtifactInfo:
     """`veneer.json` of a run folder, every file checked against its checksum.
 
@@ -98,7 +114,9 @@ def read_info(folder: Path) -> ArtifactInfo:
     tree = read_tree(folder)
     found = tree.pop("format_version", None)
     if found not in READABLE_VERSIONS:
-        raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads version {FORMAT_VERSION}. Fix: update veneer")
+        fix = "update veneer" if isinstance(found, int) and found > FORMAT_VERSION else COPY_AGAIN.removeprefix("Fix: ")
+        reads = " and ".join(map(str, READABLE_VERSIONS))
+        raise ArtifactError(f"{folder}: format version {found!r}; this veneer reads versions {reads}. Fix: {fix}")
     files = tree.pop("files", None)
     if lacking := _REQUIRED - tree.keys():
         raise ArtifactError(f"{folder / INFO_FILE} is damaged: it lacks {', '.join(sorted(lacking))}. {COPY_AGAIN}")
@@ -165,24 +183,6 @@ def read_tree(folder: Path) -> dict[str, Any]:
     known = {field.name for field in fields(ArtifactInfo)} | {"format_version", "files"}
     if tree.get("format_version") in READABLE_VERSIONS and (unknown := tree.keys() - known):
         raise ArtifactError(f"{path} is damaged: unknown keys {', '.join(sorted(unknown))}")
-    return tree
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """`report.json` as it is, its values not checked; empty where there is none.
-
-    Raises:
-        ArtifactError: it is no JSON object.
-    """
-    path = folder / REPORT_FILE
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ArtifactError(f"{path} holds a {type(tree).__name__}, not an object")
     return tree
 
 

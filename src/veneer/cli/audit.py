@@ -152,9 +152,9 @@ def _check_out(out: Path, force: bool) -> None:
 
 def _open(folder: Path, data: str | None, base: str | None, given: dict[str, Any]) -> tuple[RunConfig, Any, BaseLocation]:
     """The run's settings with what to audit in `data.train`, what it says of itself, and its base."""
-    from veneer.bases import find_base, fingerprint
+    from veneer.bases import fingerprint
     from veneer.cli.runs import run_config, trained_runs
-    from veneer.run_info import read_info
+    from veneer.run_info import find_own_base, read_info
 
     info = read_info(folder)
     if len(trained := trained_runs(folder, info)) > 1:
@@ -170,7 +170,7 @@ def _open(folder: Path, data: str | None, base: str | None, given: dict[str, Any
         config.data.label_names = list(info.labels)  # the file they came from may be gone
     if info.pair and config.data.pair is None:
         raise InputError(f"this model was trained on pairs of texts. Fix: --pair COLUMN of {config.data.train}")
-    location = find_base(base or info.base)
+    location = find_own_base(folder, info, base)
     if fingerprint(location) != info.base_fingerprint:
         raise ArtifactError(
             f"{folder} was trained on another base than {location.description}. Fix: --base with '{info.base_id}' as it was then"

@@ -159,7 +159,8 @@ def _score(labelled: Labelled, calibration: Calibration, config: RunConfig, labe
 def _store(folder: Path, fitted: Fitted | None, dev: Evaluation | None) -> None:
     """Into `veneer.json`, and into the report and its page where there is one of this version; both with the scores on `dev`."""
     from veneer.evaluation.report import FORMAT_VERSION
-    from veneer.run_info import read_info, read_report, update_info
+    from veneer.report_file import read_report
+    from veneer.run_info import read_info, update_info
     from veneer.training.finish import write_report
 
     report, info = read_report(folder), read_info(folder)

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.bases import find_base
 from veneer.cli.compared_run import ComparedRun, open_run
 from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.evaluation.comparison import Compared, Difference, Verdict, compare_decisions, judge, score_interval
 from veneer.evaluation.metrics import Interval
 from veneer.evaluation.tables import NAMES
+from veneer.run_info import find_own_base
 from veneer.training.baselines import TEXT_BASELINE, compared_on, decide_like_ours, judged_split
 from veneer.training.rivals import (
     EMBEDDINGS,
@@ -144,7 +144,7 @@ def _contenders(run: ComparedRun, base: str | None, full: bool) -> Iterator[tupl
     """Each when it is asked for, so that what is done can be told."""
     console = messages()
     with console.status("tokenizing"):
-        ground = Ground.of(run.config, run.material, find_base(base or run.info.base))
+        ground = Ground.of(run.config, run.material, find_own_base(run.folder, run.info, base))
     majority = majority_contender(ground)
     yield majority.name, majority
     with console.status(TEXT_BASELINE):

@@ -19,7 +19,8 @@ from veneer.evaluation.calibration import fit_calibration
 from veneer.evaluation.goals import Goal
 from veneer.evaluation.page.made import MadeFrom, read_made
 from veneer.predictor import load
-from veneer.run_info import ArtifactInfo, read_info, read_report
+from veneer.report_file import read_report
+from veneer.run_info import ArtifactInfo, read_info
 from veneer.tasks import PLAIN, Calibration
 from veneer.training.baselines import target_tensor
 from veneer.training.prepare import Material, read_material

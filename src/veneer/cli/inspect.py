@@ -33,29 +33,31 @@ def inspect(
     alpha: flags.Alpha = None,
     dropout: flags.Dropout = None,
     settings: flags.Set = None,
+    base: flags.WhereBase = None,
     parameters: Annotated[
         bool, typer.Option("--parameters", help="list every parameter: name, shape, trained or frozen")
     ] = False,
     json: flags.Json = False,
 ) -> None:
     """Show the layers a method would touch and count parameters, from the base's configuration alone."""
-    model = _model(what, labels, flags.overrides_of(context.params, settings))
+    given = {name: value for name, value in context.params.items() if name != "base"}
+    model = _model(what, labels, flags.overrides_of(given, settings), base)
     if json:
         print_json(_document(model, parameters))
     else:
         _show(results(), model, parameters)
 
 
-def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifier:
+def _model(what: str, labels: int | None, overrides: dict[str, Any], base: str | None) -> Classifier:
     """The adapted model without weights."""
     from veneer.bases import find_base
     from veneer.cli.runs import is_run, run_config
     from veneer.config_file import load_config
-    from veneer.errors import ArtifactError
+    from veneer.errors import ArtifactError, ConfigError
     from veneer.lora import apply_adapter, read_adapter
     from veneer.model import skeleton
     from veneer.run_files import CONFIG_FILE
-    from veneer.run_info import check_single, read_info, why_none
+    from veneer.run_info import check_single, find_own_base, read_info, why_none
     from veneer.training.setup import method_of, method_plan
     from veneer.training.verbaliser import check_settings
     from veneer.word_model import word_skeleton
@@ -64,13 +66,13 @@ def _model(what: str, labels: int | None, overrides: dict[str, Any]) -> Classifi
         info = read_info(Path(what))
         check_single(Path(what), info)
         config = run_config(Path(what), overrides)
-        base, labels = info.base, labels or len(info.labels)
+        location, labels = find_own_base(Path(what), info, base, weights=False), labels or len(info.labels)
     elif (Path(what) / CONFIG_FILE).is_file():
         raise ArtifactError(f"{what} {why_none(Path(what))}")
     else:
-        config = load_config(None, overrides)
-        base = what
-    location = find_base(base, weights=False)
+        if base is not None:
+            raise ConfigError(f"--base says where the base of a run folder is, and {what} is none. Fix: veneer inspect {base}")
+        config, location = load_config(None, overrides), find_base(what, weights=False)
     if config.verbaliser.template is None:
         model = skeleton(location, labels or 2, pooling=config.pooling)
     else:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veneer.config import RunConfig
 from veneer.config_file import load_config
 from veneer.errors import ArtifactError, DataError
 from veneer.evaluation.page.made import read_made
-from veneer.run_files import CONFIG_FILE, INFO_FILE
-from veneer.run_info import MEMBERS, ArtifactInfo, read_info, read_report
+from veneer.report_file import read_report
+from veneer.run_files import CONFIG_FILE, INFO_FILE, MEMBERS
+
+if TYPE_CHECKING:  # it loads torch
+    from veneer.run_info import ArtifactInfo
 
 
 def is_run(path: Path) -> bool:
@@ -59,6 +62,8 @@ def require_own_texts(folder: Path) -> None:
 
 def trained_runs(folder: Path, info: ArtifactInfo) -> list[Path]:
     """The trained runs that a run goes back to: itself, or those it was made from, of an ensemble its copies of them."""
+    from veneer.run_info import read_info
+
     if info.members:
         members = [folder / MEMBERS / str(number) for number in range(1, info.members + 1)]
         return [run for member in members for run in trained_runs(member, read_info(member))]

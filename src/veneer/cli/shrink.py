@@ -60,7 +60,7 @@ def shrink(
 def _goal(folder: Path, info: ArtifactInfo) -> Goal | None:
     """What the run's decision rule was fitted for; None where that cannot be done again."""
     from veneer.evaluation.goals import Goal
-    from veneer.run_info import read_report
+    from veneer.report_file import read_report
 
     told = read_report(folder).get("calibration")
     target = told.get("target") if isinstance(told, dict) else None

@@ -60,7 +60,7 @@ def load_lora_state_dict(
     if missing := [name for name in own if name not in state]:
         problems.append(f"missing: {shorten(missing)}")
     if unexpected := [name for name in state if name not in own]:
-        problems.append(f"unexpected: {shorten(unexpected)}")
+        problems.append(f"unexpected: {shorten(unexpected)}. Fix: the bias and modules that lora_state_dict was given")
     common = [name for name in own if name in state]
     shapes = [f"{name} is {_size(state[name])}, the model's {_size(own[name])}" for name in common if _differ(own, state, name)]
     if shapes:

@@ -17,7 +17,9 @@ from veneer.evaluation.metrics import Evaluation, Interval
 from veneer.evaluation.page.made import read_made
 from veneer.evaluation.report import Findings, MadeFrom, RunFacts, Source, build_report
 from veneer.model import Classifier
-from veneer.run_info import MEMBERS, ArtifactInfo, package_versions, read_report
+from veneer.report_file import read_report
+from veneer.run_files import MEMBERS
+from veneer.run_info import ArtifactInfo, package_versions
 from veneer.thinner.dev import Dev
 from veneer.training.prepare import Material
 

@@ -27,7 +27,8 @@ from veneer.evaluation.metrics import Evaluation, Interval
 from veneer.evaluation.report import MadeFrom, Source
 from veneer.lora.peft_format import TENSOR_FILE
 from veneer.predictor import Predictor
-from veneer.run_info import ArtifactInfo, read_report
+from veneer.report_file import read_report
+from veneer.run_info import ArtifactInfo
 from veneer.tasks import Calibration
 from veneer.thinner.dev import Dev
 from veneer.thinner.folder import check_free, plain_lora, write_run
