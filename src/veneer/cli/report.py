@@ -42,7 +42,6 @@ def _read(folder: Path) -> dict[str, Any]:
         ArtifactError: there is none, it is no JSON, or another version of veneer wrote it.
     """
     from veneer.evaluation.report import FORMAT_VERSION
-    from veneer.run_info import why_several
 
     path = folder / REPORT_FILE
     try:
@@ -53,6 +52,8 @@ def _read(folder: Path) -> dict[str, Any]:
                 f"{folder} holds no {REPORT_FILE}: it was not copied, or this is the last step of a run. "
                 f"Fix: veneer evaluate {folder} --data FILE for its scores, or the folder that the run's command wrote"
             ) from None
+        from veneer.run_info import why_several  # it takes torch: only now that there is nothing to show
+
         if several := why_several(folder):
             raise ArtifactError(f"{folder} {several}") from None
         why = f"holds no {REPORT_FILE}" if folder.is_dir() else "is no folder"

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veneer.errors import LoraError
 from veneer.lora.dora import rescale, row_norms
 from veneer.lora.dropout import dropout_mask
 from veneer.lora.frozen import FrozenWeight, dense
@@ -82,14 +81,8 @@ class LoraLinear(nn.Module):
         self._group: SharedInput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., out]`.
-
-        Raises:
-            LoraError: it is to be trained while it is merged, and would get no gradient.
-        """
+        """`[..., in]` -> `[..., out]`."""
         if self.merged:
-            if self.training and torch.is_grad_enabled() and self.lora_A.requires_grad:
-                raise LoraError("LoRA cannot learn while it is merged into the weights. Fix: unmerge_lora(model) first")
             return self._base(x)
         if self._group is not None:
             return self._group.output(self, x)
