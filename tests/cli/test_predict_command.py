@@ -65,6 +65,7 @@ def test_a_file_is_written_by_its_ending(veneer: Callable[..., Any], multi_run: 
         assert [row["labels"] for row in rows] == [";".join(one.labels) for one in predictions]
         assert [float(row["score:odd"]) for row in rows] == pytest.approx([one.scores["odd"] for one in predictions], abs=1e-6)
     else:
+        assert ending == "jsonl" or len(written.splitlines()) == len(TEXTS) + 2  # a row a line, between brackets
         rows = json.loads(written) if ending == "json" else [json.loads(line) for line in written.splitlines()]
         assert [row["scores"] for row in rows] == [one.scores for one in predictions]
     assert [row["text"] for row in rows] == TEXTS

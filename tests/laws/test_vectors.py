@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,11 @@ def test_where_vectors_change_the_base_runs_in_every_step(
 
     monkeypatch.setattr(loop, "with_vectors", refuse)
     run(toy_config(tmp_path, tiny_base(), **{"method": "head", **changes}))
+
+
+def test_their_time_is_time_of_training(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, slept = loop.with_vectors, 0.6  # seconds, several times what all steps take
+    monkeypatch.setattr(loop, "with_vectors", lambda *given: time.sleep(slept) or compute(*given))
+    training = head_run(tmp_path / "run", tiny_base()).report["training"]
+    assert training["seconds"] > 2 * slept  # for train, and for dev
+    assert training["texts_per_second"] < 84 / (2 * slept)  # two epochs of 42

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veneer.cli.output import json_of_rows
 from veneer.cli.runs import run_config
 from veneer.data import Columns, raise_on_errors, read_examples
 from veneer.durable import write_text
@@ -118,7 +119,7 @@ def write_rows(target: Path, rows: Sequence[Mapping[str, Any]], labels: Sequence
     """
     ending = target.suffix.lower()
     if ending == ".json":
-        text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+        text = json_of_rows(rows) + "\n"
     elif ending == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:

@@ -96,6 +96,7 @@ class Job:
         metric: the score on dev that picks the best adapter.
         scaler: fp16's gradient scaler, disabled otherwise.
         course: what the method does beside the steps.
+        vector_seconds: what it took to compute the vectors of the splits, once they have them.
     """
 
     model: Classifier
@@ -108,6 +109,7 @@ class Job:
     seed: int
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     course: Course | None = None
+    vector_seconds: float = 0.0
 
     @cached_property
     def train_sample(self) -> Split:
@@ -119,9 +121,10 @@ class Job:
         model = self.model
         if not (vectors_stay(model) and fits_memory(model, self.train) and fits_memory(model, self.dev)):
             return self
+        start = time.perf_counter()
         with tracker.bar(len(self.train) + len(self.dev), 0, "vectors of the texts"):
             train, dev = (with_vectors(model, split, tracker.move) for split in (self.train, self.dev))
-        return replace(self, train=train, dev=dev)
+        return replace(self, train=train, dev=dev, vector_seconds=time.perf_counter() - start)
 
     @property
     def lengths(self) -> Indices:

@@ -73,7 +73,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     with Tracker(folder, console, keep=resume) as tracker:
         _announce(setting, tracker)
         with how_to_go_on(folder):
-            progress = fit(job.with_vectors(tracker), checkpoints, tracker, resume=resume)
+            fast = job.with_vectors(tracker)
+            progress = fit(fast, checkpoints, tracker, resume=resume)
+            progress.seconds += fast.vector_seconds
             result = finish(setting, job, progress, tracker)
     checkpoints.remove()
     return result
