@@ -120,7 +120,7 @@ def test_one_string_is_no_list(method: str, single: Path, pairs: Path) -> None:
 
 def test_what_is_no_text_is_told_with_its_place(single: Path) -> None:
     predictor = veneer.load(single)
-    with pytest.raises(DataError, match="text 2 is a int, not a string: 3"):
+    with pytest.raises(DataError, match="text 2 is not a string but 3"):
         predictor.predict(["good", 3])  # type: ignore[list-item]
     with pytest.raises(DataError, match="text 1 holds half of a character"):
         predictor.predict(["\ud800"])

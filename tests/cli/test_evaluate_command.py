@@ -134,3 +134,11 @@ def test_a_run_without_its_configuration_asks_for_the_columns(
         assert "or give --text COLUMN --label COLUMN" in refused.err
     document = evaluate(veneer, bare, "--data", dev, "--text", "one", "--pair", "two", "--label", "label")
     assert document["metrics"] == evaluate(veneer, pair_run, "--data", dev)["metrics"]
+
+
+def test_a_file_without_labels_is_for_predict(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text\na good day\n", encoding="utf-8")
+    result = veneer("evaluate", single_run, "--data", tmp_path / "texts.csv")
+    assert result.code == 2
+    assert "no column 'label' for the label" in result.err
+    assert result.err.endswith("To classify a file without labels: veneer predict --file\n")

@@ -238,3 +238,12 @@ def test_no_label_is_said_so(veneer: Callable[..., Any], multi_run: Path, monkey
     monkeypatch.setattr(Predictor, "predict", nothing)
     assert "no label is likely enough" in veneer("predict", multi_run, "--text", "a").out
     assert veneer("predict", multi_run, input="a\nb\n").out.count("none") == 2
+
+
+def test_a_column_that_is_not_there(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
+    """No fix speaks of labels, which predict takes no column of."""
+    (tmp_path / "texts.csv").write_text("review\na good day\n", encoding="utf-8")
+    result = veneer("predict", single_run, "--file", tmp_path / "texts.csv", "--json")
+    assert result.code == 2
+    assert "--text-column" in result.err
+    assert "--label" not in result.err

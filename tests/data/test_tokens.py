@@ -101,7 +101,7 @@ def test_no_room_beside_the_special_tokens_is_refused(tiny_base: Callable[[str],
 
 def test_a_text_that_cannot_be_encoded_is_named(tiny_base: Callable[[str], Path]) -> None:
     tokenizer = load(tiny_base, "bert")
-    with pytest.raises(DataError, match=r"text 2 is a int, not a string: 7"):
+    with pytest.raises(DataError, match=r"text 2 is not a string but 7"):
         encode(tokenizer, ["a", 7], None, 20)  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"text 1 holds half of a character .*: x\\ud83d"):
         encode(tokenizer, ["a"], ["x\ud83d"], 20)

@@ -13,7 +13,7 @@ from veneer.cli.flags import overrides_of
 from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.cli.runs import run_config
 from veneer.data import Example, Key, Reading, check_labels, raise_on_errors, read_examples, render_problems, text_key
-from veneer.errors import InputError
+from veneer.errors import DataError, InputError
 from veneer.tasks import TASKS, Task
 from veneer.training.prepare import columns_of
 
@@ -77,7 +77,11 @@ def read_checked(predictor: Predictor, config: RunConfig, source: str) -> Readin
     if info.pair and config.data.pair is None:
         raise InputError(f"this model was trained on pairs of texts. Fix: --pair COLUMN of {source}")
     columns = replace(columns_of(config.data), slices=())  # scored as a whole: another file need not have them
-    reading = read_examples(source, columns, default_split="test")
+    try:
+        reading = read_examples(source, columns, default_split="test")
+    except DataError as error:
+        unlabelled = "\n  To classify a file without labels: veneer predict --file" if "for the label\n" in str(error) else ""
+        raise DataError(f"{error}{unlabelled}") from None
     problems = [*reading.problems, *check_labels(reading, info.label_set, info.task == "multi_label")]
     raise_on_errors(problems)
     if problems:

@@ -108,7 +108,7 @@ def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, in
         missing += [("label", column) for column, place in zip(columns.label, labels, strict=True) if place is None]
     missing += [("slices", column) for column, place in zip(columns.slices, slices, strict=True) if place is None]
     if text is None or missing:
-        raise missing_columns(table, missing)
+        raise missing_columns(table, missing, labels=require_labels)
     there = [place for place in labels if place is not None]
     if require_labels:  # a file to predict need not have them, and may use their name for something else
         _check_roles(table, [("--text", text), ("--pair", pair), *(("--label", place) for place in there)])

@@ -68,8 +68,12 @@ def find_column(table: Table, column: str | int) -> int | None:
     return number if number is not None and 0 <= number < len(table.names) else None
 
 
-def missing_columns(table: Table, missing: Sequence[tuple[str, str | int]]) -> DataError:
-    """The error for columns that are not in the table, each given as (what it is for, its name or number)."""
+def missing_columns(table: Table, missing: Sequence[tuple[str, str | int]], labels: bool) -> DataError:
+    """The error for columns that are not in the table, each given as (what it is for, its name or number).
+
+    Args:
+        labels: whether columns of labels are wanted.
+    """
     there = shorten((f"{i} '{name}'" if name != str(i) else name for i, name in enumerate(table.names)), 20)
     lines = [f"{table.source}: " + "; ".join(f"no column '{column}' for the {role}" for role, column in missing)]
     lines.append(f"  Columns there are: {there or 'none'}")
@@ -80,7 +84,8 @@ def missing_columns(table: Table, missing: Sequence[tuple[str, str | int]]) -> D
         near = _nearest(str(column), table.names)
         name = "NAME" if near is None else near
         fixes.append(shlex.join(["--set", f"data.slice_columns=[{name}]"] if role == "slices" else [f"--{role}", name]))
-    unnamed = "; in a file without a header give all columns by number, from 0: --text 0 --label 1" if table.header else ""
+    numbers = "--text 0 --label 1" if labels else "--text 0"
+    unnamed = f"; in a file without a header give all columns by number, from 0: {numbers}" if table.header else ""
     lines.append(f"  Fix: {' '.join(fixes)}{unnamed}")
     return DataError("\n".join(lines))
 

@@ -165,7 +165,7 @@ def _part(string: str, offset: Span, spans: Sequence[Span]) -> int | None:
 
 def _check_text(text: object, number: int) -> None:
     if not isinstance(text, str):
-        raise DataError(f"text {number} is a {type(text).__name__}, not a string: {shown(text)}")
+        raise DataError(f"text {number} is not a string but {shown(repr(text))}")
     try:
         text.encode()
     except UnicodeEncodeError:
