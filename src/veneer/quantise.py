@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,14 +38,24 @@ def load_bitsandbytes(wanted_by: str) -> Any:
     Raises:
         ConfigError: it is not installed, or cannot be loaded.
     """
-    # At import it looks for a kernel of the hub that nothing here uses, and warns where there is none.
+    with quiet_bitsandbytes():
+        try:
+            return importlib.import_module("bitsandbytes")
+        except ImportError as error:
+            raise ConfigError(f"{wanted_by} needs bitsandbytes ({error}). Fix: pip install 'veneer[qlora]'") from None
+
+
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """No word of bitsandbytes while it is imported, by peft too.
+
+    It looks for a kernel of the hub then that nothing here uses, and warns where there is none.
+    """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise ConfigError(f"{wanted_by} needs bitsandbytes ({error}). Fix: pip install 'veneer[qlora]'") from None
+        yield
     finally:
         logger.setLevel(level)
 

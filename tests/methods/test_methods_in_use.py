@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,12 @@ def test_it_is_trained_over_four_bits(name: str, pairs: Path, tiny_base: Base) -
     assert sum(losses[-4:]) < sum(losses[:4])
     scores = asked("evaluate", result.folder, "--data", pairs / "dev.csv", "--json")["metrics"]
     assert scores["accuracy"] == pytest.approx(result.evaluations["dev"].metrics["accuracy"].value)
+
+
+def test_peft_loads_without_a_word(pairs: Path, tiny_base: Base) -> None:
+    """Not even of what else is installed: bitsandbytes warns of a kernel that nothing here uses."""
+    flags = ["--train", pairs / "train.csv", "--dev", pairs / "dev.csv", "--base", tiny_base(), "--out", pairs / "spoken"]
+    command = [sys.executable, "-m", "veneer", "train", *map(str, flags), "--method", "adalora", "--epochs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("base: ")
+    assert "kernels" not in done.stderr

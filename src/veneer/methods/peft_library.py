@@ -22,6 +22,7 @@ from veneer.lora.files import read_json_object, read_tensors
 from veneer.lora.inject import is_conv1d, replace_module
 from veneer.methods.tensors import check_finite, load_trained, task_type, trained_in_network
 from veneer.model import Classifier
+from veneer.quantise import quiet_bitsandbytes
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -35,7 +36,8 @@ def import_peft(method: str) -> Any:
         ConfigError: it is not installed.
     """
     try:
-        import peft
+        with quiet_bitsandbytes():
+            import peft
     except ImportError:
         raise ConfigError(f"the method {method} needs the package peft. Fix: pip install 'veneer[methods]'") from None
     return peft
@@ -55,7 +57,8 @@ def inject(model: Classifier, config: Any) -> None:
             "Fix: base_precision: auto, or method: lora"
         )
     try:
-        peft.inject_adapter_in_model(config, model.network)
+        with quiet_bitsandbytes():
+            peft.inject_adapter_in_model(config, model.network)
     except ValueError as error:
         said = " ".join(str(error).split())
         raise LoraError(f"{method}: peft cannot change these layers: {said}. Fix: method: lora, or another base") from None
