@@ -95,7 +95,7 @@ def test_words_of_several_tokens_are_read_behind_the_same_prompt(long: bool) -> 
 
 def test_an_unusable_text_is_named() -> None:
     tokenizer = bilingual_tokenizer()
-    with pytest.raises(DataError, match="text 2 is not a string but 1.0"):
+    with pytest.raises(DataError, match=r"text 2 is not a string but 1\.0"):
         encode(tokenizer, ["a", 1.0], ["b", "c"], 40, prompt_for(tokenizer))  # type: ignore[list-item]
     with pytest.raises(DataError, match="text 1 holds half of a character"):
         encode(tokenizer, ["a"], ["\ud800"], 40, prompt_for(tokenizer))
