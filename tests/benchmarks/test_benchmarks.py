@@ -269,3 +269,18 @@ def test_memory_prints_a_row_a_case(load: Load, monkeypatch: pytest.MonkeyPatch,
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny BERT")]
     assert len(rows) == 3
     assert all("saved" in row for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as Linux tells it, of glibc's allocator")
+def test_the_peak_of_a_step_is_what_was_estimated(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a whole process's resident memory, with weights of MiniLM's shape: forward, backward and update."""
+    memory = load("memory")
+    cases = [memory.Case("MiniLM-L6", 16, 128, on, "fp32", "cpu") for on in (False, True)]
+    monkeypatch.setattr(memory, "cases", lambda cuda: cases)
+    start(memory, monkeypatch, "--rounds", 1)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| MiniLM-L6")]
+    ratios = [float(row[-2]) for row in rows]
+    assert len(ratios) == 2
+    assert ratios == pytest.approx([1.0, 1.0], abs=0.15)
