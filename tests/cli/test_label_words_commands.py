@@ -48,6 +48,7 @@ def test_a_run_from_training_to_a_merged_checkpoint(files: Path, veneer: Veneer,
         ["calibrate", folder],
         ["report", folder],
         ["compare", folder, folder / "last"],
+        ["compare", folder, "--baselines"],
     ):
         done = veneer(*command)
         assert done.code == 0, (command, done.err, done.out)

@@ -155,7 +155,7 @@ def test_the_boundaries_of_the_verdict(ours: int, theirs: int, kind: str, openin
     compared = Compared(np.zeros(n, np.int64), 2, False, "accuracy")
     verdict = judge(compared, of(ours, n), of(theirs, n), split="test", against="a baseline")
     assert (verdict.kind, verdict.score, verdict.baseline) == (kind, ours / n, theirs / n)
-    assert verdict.text.startswith(f"{opening}: the adapter's accuracy on 10,000 test texts is {ours / n:.3f}")
+    assert verdict.text.startswith(f"{opening}: this run's accuracy on 10,000 test texts is {ours / n:.3f}")
     assert "a baseline" in verdict.text
     assert ("which is better" in verdict.text) == (ours < theirs)
 

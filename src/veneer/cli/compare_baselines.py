@@ -31,7 +31,7 @@ from veneer.training.rivals import (
     text_contender,
 )
 
-ADAPTER = "the adapter"
+OURS = "this run"  # of any method: a head alone is no adapter
 COSTS = ("seconds", "trained")
 WIDE = 100  # columns from which on names have room beside everything else
 
@@ -99,7 +99,7 @@ class Standing:
         """Scores and leads, and beside them what each contender cost."""
         name = NAMES[self.compared.metric].split(" (")[0]
         title = f"{self.folder} on {len(self.compared.targets):,} {self.split} texts, 95 % intervals"
-        table = _table(name, "the adapter's lead", "p", *(COSTS if costs else ()), title=title)
+        table = _table(name, "this run's lead", "p", *(COSTS if costs else ()), title=title)
         for row in self.rows:
             cells = [*_scores_of(row), *(_costs_of(row) if costs else ())]
             table.add_row(Text(row.contender.name), *cells, style="green" if row.lead is None else None)
@@ -127,7 +127,7 @@ def compare_with_baselines(folder: Path, base: str | None, *, full: bool) -> Sta
     split = judged_split(run.material)
     compared = compared_on(run.material, run.config)
     logits = run.logits(dict.fromkeys(["dev", split]), base)
-    adapter = Contender(ADAPTER, decide_like_ours(run.config, run.material, logits), run.seconds, run.parameters)
+    adapter = Contender(OURS, decide_like_ours(run.config, run.material, logits), run.seconds, run.parameters)
     _tell(adapter, compared)
     contenders: list[Contender] = []
     left_out: list[str] = []

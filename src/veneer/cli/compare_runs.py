@@ -100,6 +100,11 @@ class SideBySide:
             console.print(Text(self._sentence(duel)), style="bold")
         if self.split == "dev":
             console.print(Text("Every run was picked by its score on dev, so all of them look a little better than they are."))
+        if "evaluation.metric" in self.differing:
+            ours = (
+                f"All are scored by {_name(self.compared)}, which picked the best step of {self._called(self.scored[0])} alone."
+            )
+            console.print(Text(ours))
         console.print()
         console.print(self._scores())
         console.print()

@@ -204,7 +204,7 @@ def _kind(difference: Difference) -> Literal["effective", "limited", "not_worth_
 def _text(kind: str, difference: Difference, scores: tuple[float, float], where: str, metric: str, against: str) -> str:
     name = NAMES[metric].split(" (")[0]
     score, baseline = scores
-    found = f"the adapter's {name} on {where} is {score:.3f}, against {baseline:.3f} of {against}"
+    found = f"this run's {name} on {where} is {score:.3f}, against {baseline:.3f} of {against}"
     interval = f"95 % interval of the difference: {difference.low:+.3f} to {difference.high:+.3f}"
     relative, gain = _relative(score, baseline), score / baseline - 1 if baseline else math.inf
     if kind == "within_noise":

@@ -160,9 +160,9 @@ def test_a_verdict_has_a_word_a_sign_and_its_numbers(kind, words):
     ],
 )
 def test_the_text_does_not_begin_with_what_its_heading_says(kind, opening):
-    one = verdict(kind) | {"text": f"{opening}: the adapter's accuracy is 0.9."}
+    one = verdict(kind) | {"text": f"{opening}: this run's accuracy is 0.9."}
     box = part(minimal() | {"verdict": one}, "verdict")
-    assert "The adapter's accuracy is 0.9." in box
+    assert "This run's accuracy is 0.9." in box
     assert f"{opening}:" not in box
 
 
@@ -242,6 +242,7 @@ def test_a_calibration_stored_since_is_said_where_it_matters():
     report = single_label() | {"calibrated_since": True}
     box, advice, scores = (part(report, name) for name in ("verdict", "next", "scores"))
     assert "This verdict is of the calibration at the end of training" in box
+    assert "veneer evaluate scores as the run decides now" in box
     assert "by the calibration of then" in advice
     assert "on dev. Scores are by an earlier calibration than the one shown below" in scores
     scores = part(report | {"dev_rescored": True}, "scores")
