@@ -282,7 +282,10 @@ def best_batch_size(name: str, run: Any, sizes: Sequence[int]) -> tuple[int, dic
                 sample = run(seed, size)
                 speeds[size] = max(speeds[size], sample["texts"] / sample["seconds"])
         progress(f"batch sizes of {name}: " + ", ".join(f"{size}: {speed:,.0f} texts/s" for size, speed in speeds.items()))
-    return max(sizes, key=lambda size: speeds[size]), speeds
+    best = max(sizes, key=lambda size: speeds[size])
+    if len(sizes) > 1 and best == max(sizes):
+        progress(f"{name} is fastest at the largest of them: a longer --sweep may find a faster one")
+    return best, speeds
 
 
 def report(names: dict[str, str], samples: dict[str, list[Sample]], peaks: dict[str, float], facts: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tune, calibrate and serve text classifiers as thin LoRA layers over one frozen base model.
+"""Fine-tune, calibrate and judge text classifiers as thin LoRA layers over one frozen base model.
 
 The names are imported when they are first used: `import veneer` alone loads no torch.
 """

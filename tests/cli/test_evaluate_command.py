@@ -141,4 +141,4 @@ def test_a_file_without_labels_is_for_predict(veneer: Callable[..., Any], single
     result = veneer("evaluate", single_run, "--data", tmp_path / "texts.csv")
     assert result.code == 2
     assert "no column 'label' for the label" in result.err
-    assert result.err.endswith("To classify a file without labels: veneer predict --file\n")
+    assert result.err.endswith("To classify a file without labels: veneer predict DIR --file FILE --out FILE\n")

@@ -132,6 +132,15 @@ def test_wrong_column_count_is_told_with_row_and_line(tmp_path: Path, name: str)
     assert [example.row for example in reading.examples] == [1, 3]
 
 
+@pytest.mark.parametrize("header", ["sentence\tlabel", '"sentence"\t"label"'])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_tsv_with_a_column_quoted_in_every_row_is_unquoted(tmp_path: Path, header: str, quote: str) -> None:
+    rows = "".join(f'"{text}"\t{quote}1{quote}\n' for text in ("a good day", "why"))
+    (tmp_path / "rows.tsv").write_text(f"{header}\n{rows}")
+    reading = read_examples(tmp_path / "rows.tsv", COLUMNS)
+    assert [(example.text, example.labels) for example in reading.examples] == [("a good day", ("1",)), ("why", ("1",))]
+
+
 def test_the_line_of_a_row_counts_the_lines_inside_quoted_cells(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('sentence,label\n"three\nlong\nlines",1\n,0\n')
     problem = only(read_examples(tmp_path / "rows.csv", COLUMNS), "empty-text")

@@ -127,7 +127,10 @@ def test_merged_is_unmerged(transposed: bool) -> None:
     x, weight = torch.randn(7, IN), layer.weight.clone()
     before = layer(x)
     merge_lora(model)
-    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
+    with pytest.raises(LoraError, match="cannot learn while it is merged"):
+        layer(x)  # in training, with gradients: it would learn nothing
     unmerge_lora(model)
     assert torch.equal(layer.weight, weight)
     assert torch.equal(layer(x), before)

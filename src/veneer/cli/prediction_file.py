@@ -14,13 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.cli.output import json_of_rows
+from veneer.cli.output import json_of_rows, messages, print_lines
 from veneer.cli.runs import run_config
 from veneer.data import Columns, raise_on_errors, read_examples
+from veneer.data.table import number_of
 from veneer.durable import write_text
 from veneer.errors import DataError, InputError
 from veneer.predictor import Prediction
 
+COLUMN_NAMES = {
+    "text",
+    "texts",
+    "sentence",
+    "sentence1",
+    "review",
+    "title",
+    "content",
+    "comment",
+    "message",
+    "query",
+    "question",
+    "body",
+}
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 
 
@@ -76,6 +91,10 @@ def read_texts(source: str, folder: Path, pair: bool, columns: Mapping[str, str 
         raise DataError(str(error).replace("--text ", "--text-column ").replace("--pair ", "--pair-column ")) from None
     raise_on_errors(reading.problems)
     texts = [example.text for example in reading.examples]
+    if number_of(data.text) is not None and texts[:1] and texts[0].strip().lower() in COLUMN_NAMES:
+        name = texts[0].strip()
+        note = f"row 1, '{name}', is classified as a text. If it names the column: --text-column {name}"
+        print_lines(messages(), note)
     return Texts(texts, [example.pair or "" for example in reading.examples] if pair else None)
 
 

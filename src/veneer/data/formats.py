@@ -98,22 +98,27 @@ def _broken_csv(error: csv.Error, source: str, line: int, met: int) -> str:
 def _tsv(text: str, source: str, columns: Columns) -> Table:
     """Tab-separated without quoting: a quote is a character like any other, as in GLUE's files.
 
-    A file whose writer quoted after all (every cell that holds a quote is wholly quoted, with doubled quotes inside) is
-    unquoted, as pandas and GoEmotions write it.
+    A file whose writer quoted after all is unquoted: every cell that holds a quote is wholly quoted, with doubled quotes
+    inside, as pandas and GoEmotions write it, or a column is quoted in every row.
     """
     text = text.replace("\r\n", "\n")
     if "\n" not in text:
         text = text.replace("\r", "\n")
     numbered = [(i, line.split("\t")) for i, line in enumerate(text.split("\n"), 1) if line and not line.isspace()]
     records = [record for _, record in numbered]
-    if '""' in text:
-        quoted = [cell for record in records for cell in record if '"' in cell]
-        if all(map(_QUOTED.fullmatch, quoted)):
-            records = [[cell[1:-1].replace('""', '"') if '"' in cell else cell for cell in record] for record in records]
+    quoted = [cell for record in records for cell in record if '"' in cell]
+    if quoted and all(map(_QUOTED.fullmatch, quoted)) and ('""' in text or _has_quoted_column(records)):
+        records = [[cell[1:-1].replace('""', '"') if '"' in cell else cell for cell in record] for record in records]
     first = records[0]
     hint = "The first line has commas and no tabs. Fix: rename the file to .csv" if len(first) == 1 and "," in first[0] else ""
     lines = [i for i, _ in numbered]
     return _delimited(records, lines, source, columns, hint, "take the tab out of the text, or save the file as .csv")
+
+
+def _has_quoted_column(records: list[list[str]]) -> bool:
+    """Whether all cells of some column hold quotes, but for its name."""
+    below = records[1:] or records
+    return any(all(i < len(record) and '"' in record[i] for record in below) for i in range(len(below[0])))
 
 
 def _delimited(records: list[list[str]], lines: list[int], source: str, columns: Columns, hint: str, fix: str) -> Table:
@@ -136,14 +141,15 @@ def _delimited(records: list[list[str]], lines: list[int], source: str, columns:
 def _has_header(records: list[list[str]], columns: Columns) -> bool:
     """Whether the first row names the columns.
 
-    It does when any column is given by name. When all are given by number it does only if its cells are distinct names and
-    its label cells occur nowhere below, or if it counts its own cells (`0`, `1`, …) as pandas does.
+    It does when any column is given by name; the name of a label column that need not be there says so only if it is there. When
+    all are given by number it does only if its cells are distinct names and its label cells occur nowhere below, or if it counts
+    its own cells (`0`, `1`, …) as pandas does.
     """
-    asked = [columns.text, *columns.label, *([] if columns.pair is None else [columns.pair])]
-    numbers = [number_of(column) for column in asked]
     first = [cell.strip() for cell in records[0]]
+    labels = [label for label in columns.label if columns.labels_required or number_of(label) is not None or label in first]
+    asked = [columns.text, *labels, *([] if columns.pair is None else [columns.pair])]
     counts = first == [str(i) for i in range(len(first))] and len(first) > 1
-    if counts or any(number is None for number in numbers):
+    if counts or any(number_of(column) is None for column in asked):
         return True
     labels = [number for number in map(number_of, columns.label) if number is not None and number < len(first)]
     if not labels or len(set(first)) < len(first) or not all(map(_NAME.fullmatch, first)):

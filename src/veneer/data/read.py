@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veneer.data.formats import load_file
@@ -55,6 +55,7 @@ def read_examples(source: str | Path, columns: Columns, *, default_split: str = 
         DataError: the source as a whole cannot be read: missing, of unknown format or encoding, or without such columns.
         ConfigError: one column is named for two of text, pair and labels.
     """
+    columns = replace(columns, labels_required=require_labels)
     hub = isinstance(source, str) and source.startswith(PREFIX)
     table = load_hub(str(source), default_split) if hub else load_file(Path(source), columns)
     log = ProblemLog(table.source)

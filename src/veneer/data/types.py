@@ -13,7 +13,8 @@ class Columns:
     """Where in a row the text, its pair and its labels are: names, or numbers from 0.
 
     Several label columns are either 0/1 indicators (the column's name is the label) or columns whose labels are joined,
-    such as `primary` and `secondary`. `slices` are others, which the model never sees: the report counts by them.
+    such as `primary` and `secondary`. `slices` are others, which the model never sees: the report counts by them. Without
+    `labels_required` the label columns need not be there, and their cells may be empty.
     """
 
     text: str | int = "text"
@@ -23,6 +24,7 @@ class Columns:
     label_names: tuple[str, ...] | None = None
     encoding: str = "utf-8"
     slices: tuple[str | int, ...] = ()
+    labels_required: bool = True
 
 
 @dataclass(frozen=True, slots=True)

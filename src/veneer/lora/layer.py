@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from veneer.errors import LoraError
 from veneer.lora.dora import rescale, row_norms
 from veneer.lora.dropout import dropout_mask
 from veneer.lora.frozen import FrozenWeight, dense
@@ -81,8 +82,16 @@ class LoraLinear(nn.Module):
         self._group: SharedInput | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., out]`."""
+        """`[..., in]` -> `[..., out]`.
+
+        Raises:
+            LoraError: it is merged, and in training, where it would get no gradient and learn nothing without a word.
+        """
         if self.merged:
+            if self.training and torch.is_grad_enabled() and self.lora_A.requires_grad:
+                raise LoraError(
+                    "LoRA cannot learn while it is merged into the weights. Fix: unmerge_lora(model), or model.eval()"
+                )
             return self._base(x)
         if self._group is not None:
             return self._group.output(self, x)

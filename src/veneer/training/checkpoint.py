@@ -82,9 +82,13 @@ class Checkpoints:
         folder: of the run.
         identity: what must be the same for a checkpoint to belong to the run; JSON values by a readable name. `data` has of
             each split its file, its number of rows and their fingerprint.
+
+    Attributes:
+        drift: what the last bits depend on and is not as it was when the restored checkpoint was written; else empty.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.drift = ""
         self._folder = folder / "checkpoints"
         self._identity = json.loads(json.dumps(identity))
 
@@ -99,6 +103,7 @@ class Checkpoints:
         state = {
             "format_version": FORMAT_VERSION,
             "identity": self._identity,
+            "arithmetic": _arithmetic(),
             "progress": progress.to_json(),
             "sha256": sha256(writing / "state.safetensors"),
         }
@@ -119,6 +124,8 @@ class Checkpoints:
         """
         state, tensors = self._own()
         progress = Progress.from_json(state["progress"])
+        then, now = state.get("arithmetic", {}), _arithmetic()
+        self.drift = ", ".join(f"{name} {now[name]}, not {value}" for name, value in then.items() if now.get(name) != value)
         _load_tensors(model, optimizer, progress, tensors)
         return progress
 
@@ -165,6 +172,11 @@ class Checkpoints:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder holds a checkpoint."""
     return any((folder / "checkpoints").glob("step-*"))
+
+
+def _arithmetic() -> dict[str, Any]:
+    """What the order of sums follows from, and with it the last bits of a run: JSON values by a readable name."""
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _state_tensors(model: Trained, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Tensor]:

@@ -191,6 +191,8 @@ def fit(job: Fits, checkpoints: Checkpoints, tracker: Tracker, *, resume: bool =
     tracker.rewind(progress.step)
     if resume:
         tracker.say(f"going on from step {progress.step} of {job.steps}")
+        if checkpoints.drift:
+            tracker.note(f"{checkpoints.drift}: the run does not end with the very bits it would have had")
     else:
         checkpoints.save(job.model, optimizer, progress)  # so that a run can be resumed from its first step on
     job.model.train()
