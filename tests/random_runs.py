@@ -19,12 +19,19 @@ TEXTS = ["a great film", "why, oh why?", "a dull story with bad people in it", "
 
 
 def random_run(
-    folder: Path, base: Path, *, seed: int = 0, labels: Sequence[str] = ("bad", "good"), pooling: str = "auto", **lora: Any
+    folder: Path,
+    base: Path,
+    *,
+    seed: int = 0,
+    labels: Sequence[str] = ("bad", "good"),
+    pooling: str = "auto",
+    base_precision: str = "auto",
+    **lora: Any,
 ) -> Path:
     """A run folder at `folder`; `lora` are fields of the adapter's plan."""
     location = find_base(str(base))
     torch.manual_seed(seed)
-    model = build_classifier(location, len(labels), pooling=pooling)
+    model = build_classifier(location, len(labels), pooling=pooling, base_precision=base_precision)
     adapt(model, AdapterPlan(**({"rank": 4, "alpha": 6.0} | lora)))
     with torch.no_grad():
         for parameter in model.trainable().values():
@@ -41,6 +48,7 @@ def random_run(
         max_length=24,
         pair=False,
         precision="fp32",
+        base_precision=base_precision,
         scores={"accuracy": 0.5},
         versions=package_versions(),
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from random_runs import TEXTS, random_run
 from veneer import lora
-from veneer.artifact import load_artifact
+from veneer.artifact import Loaded, load_artifact
 from veneer.cli.runs import run_config
 from veneer.errors import ArtifactError, ConfigError, InputError
+from veneer.model import Classifier
 from veneer.predictor import load
 from veneer.run_info import read_info, update_info
 from veneer.thinner import combine_runs, make_ensemble
@@ -23,6 +27,10 @@ Base = Callable[..., Path]
 
 def combined(folders: list[Path], out: Path, weights: list[float] | None = None) -> Path:
     return combine_runs(folders, out, weights or [0.5] * len(folders), run_config(folders[0]), "no texts").folder
+
+
+def frozen_weights(model: Classifier) -> list[lora.FrozenWeight]:
+    return [one for one in model.network.modules() if isinstance(one, lora.FrozenWeight)]
 
 
 def other(folder: Path, base: Path, **changes: Any) -> Path:
@@ -109,6 +117,35 @@ def test_an_ensemble_is_whole_and_has_one_base_in_memory(tiny_base: Base, tmp_pa
     assert run_config(out / "members" / "2").data.train == str(folders[1] / "gone.csv")
     with pytest.raises(ArtifactError, match="is an ensemble of 2 runs"):
         load_artifact(out)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_an_ensemble_over_fewer_bits_has_one_base_in_memory(
+    bits: str, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bits == "nf4":
+        pytest.importorskip("bitsandbytes")
+    folders = [random_run(tmp_path / name, tiny_base(), seed=seed, base_precision=bits) for seed, name in enumerate("abc")]
+    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts").folder
+    apart = [load(folder, precision="fp32").logits(TEXTS).softmax(-1) for folder in folders]
+    made: list[weakref.ref[lora.FrozenWeight]] = []
+    kept: list[int] = []  # weights in memory whenever a run is about to be loaded
+
+    def loading(*args: Any, **options: Any) -> Loaded:
+        gc.collect()
+        kept.append(sum(one() is not None for one in made))
+        loaded = load_artifact(*args, **options)
+        made.extend(map(weakref.ref, frozen_weights(loaded.model)))
+        return loaded
+
+    monkeypatch.setattr("veneer.predictor.load_artifact", loading)
+    predictor = load(out, precision="fp32")
+    members = [member.loaded.model for member in predictor._loaded.members]  # type: ignore[union-attr]
+    first, second, third = map(frozen_weights, members)
+    assert len(first) == 12
+    assert all(one is two is three for one, two, three in zip(first, second, third, strict=True))
+    assert kept == [0, 12, 12]
+    assert (predictor.logits(TEXTS).softmax(-1) - torch.stack(apart).mean(0)).abs().max() < 1e-6
 
 
 def test_a_combined_run_can_be_combined_again(tiny_base: Base, tmp_path: Path) -> None:
