@@ -87,12 +87,9 @@ def test_the_new_run_is_a_run(learned: Path, tmp_path: Path) -> None:
 
 
 PAIRS = {"data__pair": "pair", "data__max_length": 80}
+WORDS = {"verbaliser__template": "{text}\n{pair}\nAnswer:", "verbaliser__words": {"different": "否", "same": "是"}}
 WAYS: dict[str, dict[str, Any]] = {
-    "label words": {
-        **PAIRS,
-        "verbaliser__template": "{text}\n{pair}\nAnswer:",
-        "verbaliser__words": {"different": "否", "same": "是"},
-    },
+    "label words": PAIRS | WORDS,
     "int8": {"base_precision": "int8"},
     "pairs": PAIRS,
 }

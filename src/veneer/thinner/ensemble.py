@@ -44,7 +44,7 @@ def make_ensemble(
     infos = [read_info(folder) for folder in folders]
     check_alike(folders, infos)
     members = load_members(folders, base=base)
-    info = replace(joint_info(infos, members[0], dev), members=len(members))
+    info = replace(joint_info(infos, members[0], dev), members=len(members), verbaliser=None)  # each run has its own
     judged = judge(dev, together(info, members), config, progress)
     info = judged.told(info)
     predictor = together(info, members)
