@@ -96,6 +96,13 @@ def test_times_at_a_rate_and_by_measuring(veneer: Command, tiny_base: Base) -> N
     assert "seconds a step" in veneer("estimate", tiny_base(), *SMALL, "--tflops", 2).out
 
 
+@pytest.mark.parametrize(("flags", "copies"), [((), (1, 0)), (("--set", "training.ema_decay=0.9"), (2, 1))])
+def test_the_best_and_an_average_are_copies(flags: Any, copies: tuple[int, int], veneer: Command, tiny_base: Base) -> None:
+    """The best so far is in the processor's memory, wherever the model is; the average is with the model."""
+    for row in document(veneer, tiny_base(), *SMALL, *flags)["estimates"]:
+        assert row["bytes"]["copies"] == copies[row["device"] == "cuda"] * row["bytes"]["trained"]
+
+
 def test_every_method_can_be_asked_for(veneer: Command, tiny_base: Base) -> None:
     trained = {}
     for method in get_args(MethodName):

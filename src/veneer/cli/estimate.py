@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MANY_TEXTS = 100_000  # what `auto` settings mean here
 MANY_STEPS = 10_000  # of a course, whose first step is run
-PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "workspace")
+PARTS = ("weights", "trained", "copies", "gradients", "optimizer", "activations", "workspace")
 
 _LABELS = typer.Option("--labels", metavar="N", min=1, help="number of labels")
 _TFLOPS = typer.Option("--tflops", metavar="X", help="give times at this rate, in 10¹² operations a second", show_default=False)
@@ -150,6 +150,7 @@ def _column(
     from veneer.adaptation import can_checkpoint, checkpoint_activations, turn_on_dropout
     from veneer.estimate import estimate_step
     from veneer.training.setup import base_dropout_rate, method_of, method_plan
+    from veneer.training.weights import copies_kept
 
     precision = _precision(config, device)
     model = meta_model(base, config, device, precision, labels)
@@ -173,7 +174,10 @@ def _column(
         return list(course.state().values())
 
     try:
-        memory = estimate_step(model, whole_loss, device, optimizer=config.training.optimizer, remembered=remembered)
+        copies = copies_kept(device, config.training.ema_decay)
+        memory = estimate_step(
+            model, whole_loss, device, optimizer=config.training.optimizer, copies=copies, remembered=remembered
+        )
     except (RuntimeError, NotImplementedError) as error:
         raise BaseError(
             f"a step of {base.name} cannot be run without numbers: the code of {model.config.model_type} looks at them "
