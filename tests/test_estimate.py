@@ -122,6 +122,14 @@ def test_the_most_at_once_is_less_than_all_parts_where_the_gradients_are_large(t
     assert memory.total < memory.weights + memory.trained + memory.optimizer + memory.gradients + memory.activations
 
 
+def test_copies_of_what_is_trained_are_counted_to_the_byte(tiny_base: Base, make_texts: Texts) -> None:
+    model, texts = skeleton(find_base(str(tiny_base())), 3), make_texts([5])
+    adapt(model, AdapterPlan())
+    none, two = (estimate_step(model, loss(model, texts), "cpu", copies=copies) for copies in (0, 2))
+    assert (none.copies, two.copies) == (0, 2 * two.trained)
+    assert two.total - none.total == 2 * two.trained
+
+
 class Chain(nn.Module):
     """Two linear layers of 8 to 8 without bias; 4 rows."""
 

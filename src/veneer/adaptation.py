@@ -164,13 +164,26 @@ def share_inputs(model: Classifier) -> None:
 
 
 def share_frozen(model: Classifier, other: Classifier) -> None:
-    """Let the parameters that neither model trains be those of `other`, a model of the same base: one copy in memory."""
-    theirs = dict(other.network.named_parameters())
-    for name, parameter in list(model.network.named_parameters()):
+    """Let what neither model trains be that of `other`, a model of the same base: one copy in memory.
+
+    Weights in fewer bits are shared where their codes are equal: they may have been made on another device.
+    """
+    network = model.network
+    theirs = dict(other.network.named_parameters(remove_duplicate=False))
+    for name, parameter in list(network.named_parameters(remove_duplicate=False)):  # a tied one at each of its places
         same = theirs.get(name, parameter)
         if not parameter.requires_grad and not same.requires_grad and parameter.dtype == same.dtype:
-            module, _, last = name.rpartition(".")
-            setattr(model.network.get_submodule(module), last, same)
+            _put(network, name, same)
+    modules = dict(other.network.named_modules(remove_duplicate=False))
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        frozen = modules.get(name)
+        if isinstance(module, lora.FrozenWeight) and isinstance(frozen, lora.FrozenWeight) and module.is_same(frozen):
+            _put(network, name, frozen)
+
+
+def _put(network: nn.Module, name: str, one: nn.Parameter | nn.Module) -> None:
+    path, _, last = name.rpartition(".")
+    setattr(network.get_submodule(path), last, one)
 
 
 def replace_adapter(model: Classifier, adapter: lora.AdapterFile) -> None:

@@ -37,6 +37,7 @@ class Memory:
     Attributes:
         weights: of the base, frozen.
         trained: what is trained: the adapter and the head, or everything.
+        copies: of what is trained, that are kept beside it through the steps.
         gradients: of what is trained.
         optimizer: its states, and what a method remembers from step to step.
         activations: what the forward pass leaves behind for the backward pass.
@@ -48,6 +49,7 @@ class Memory:
 
     weights: int
     trained: int
+    copies: int
     gradients: int
     optimizer: int
     activations: int
@@ -66,6 +68,7 @@ def estimate_step(
     device: DeviceType,
     *,
     optimizer: str = "adamw",
+    copies: int = 0,
     remembered: Callable[[], Iterable[Tensor]] = tuple,
 ) -> Memory:
     """The memory of one step of AdamW on what `model` trains.
@@ -76,6 +79,7 @@ def estimate_step(
             for all steps (a causal mask, say) does not count.
         device: where the step would run.
         optimizer: adamw | adamw_8bit | paged_adamw_8bit.
+        copies: how many of what is trained are kept there beside it.
         remembered: called with the gradients in place; what the method keeps for the next step.
 
     Raises:
@@ -94,8 +98,8 @@ def estimate_step(
     model.zero_grad(set_to_none=True)
     step = max(tracker.peak, gradients)
     workspace = max(0, tracker.peak - activations - gradients)
-    total = weights + trained + states + step
-    return Memory(weights, trained, gradients, states, activations, workspace, total, tracker.flops)
+    total = weights + trained * (1 + copies) + states + step
+    return Memory(weights, trained, trained * copies, gradients, states, activations, workspace, total, tracker.flops)
 
 
 def stored_bytes(model: nn.Module) -> tuple[int, int]:

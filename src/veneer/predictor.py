@@ -215,17 +215,32 @@ def load(folder: str | Path, *, base: str | None = None, precision: str = "auto"
     folder = Path(folder)
     info = read_info(folder)
     places = [folder / MEMBERS / str(number) for number in range(1, info.members + 1)] or [folder]
-    loaded = [load_artifact(place, base=base, precision=precision, base_precision=base_precision) for place in places]
+    loaded = load_members(places, base=base, precision=precision, base_precision=base_precision)
     return together(info, loaded) if info.members else Predictor(loaded[0])
 
 
+def load_members(
+    folders: Sequence[Path], *, base: str | None = None, precision: str = "auto", base_precision: str | None = None
+) -> list[Loaded]:
+    """Runs over one base, of which one copy stays in memory, and never more than two are.
+
+    Raises:
+        ArtifactError, BaseError: as `load`.
+    """
+    members: list[Loaded] = []
+    for folder in folders:
+        member = load_artifact(folder, base=base, precision=precision, base_precision=base_precision)
+        for other in members:  # not the first alone: its base may be in another precision
+            share_frozen(member.model, other.model)
+        members.append(member)
+    return members
+
+
 def together(info: ArtifactInfo, members: Sequence[Loaded]) -> Predictor:
-    """The ensemble of runs over one base, of which one copy stays in memory.
+    """The ensemble of runs over one base.
 
     Args:
         info: of the whole.
+        members: as `load_members` gives them.
     """
-    for number, member in enumerate(members):
-        for other in members[:number]:  # not the first alone: its base may be in another precision
-            share_frozen(member.model, other.model)
     return Predictor(Ensemble(info, tuple(map(Predictor, members))))

@@ -73,7 +73,7 @@ class NF4Weight(FrozenWeight):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.shape, self._dtype = weight.shape, weight.dtype
+        self.shape, self.dtype = weight.shape, weight.dtype
         blocks = nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % _BLOCK)).view(-1, _BLOCK)
         functional = load_bitsandbytes("base_precision: nf4").functional
         if weight.is_meta:  # the library keeps a table of codes, which for good would be one without numbers
@@ -93,7 +93,7 @@ class NF4Weight(FrozenWeight):
             self.scales, self.scale_scales, self.scale_table, self._scale_block, torch.float32
         )
         scales += self.scale_offset
-        flat: Tensor = operators.dequantize_4bit(self.codes, scales, _BLOCK, "nf4", self._blocks, self._dtype).view(-1)
+        flat: Tensor = operators.dequantize_4bit(self.codes, scales, _BLOCK, "nf4", self._blocks, self.dtype).view(-1)
         return flat[: self.shape.numel()].view(self.shape)
 
 
@@ -108,7 +108,7 @@ class Int8Weight(FrozenWeight):
 
     def __init__(self, weight: Tensor, *, transposed: bool = False) -> None:
         super().__init__()
-        self.shape = weight.shape
+        self.shape, self.dtype = weight.shape, weight.dtype
         largest = weight.abs().amax(0 if transposed else 1, keepdim=True)
         scales = torch.where(largest > 0, largest.float() / 127, 1.0).to(weight.dtype)
         codes = (weight.float() / scales.float()).round().clamp(-127, 127).to(torch.int8)

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
+from causal_bases import bilingual_base
+from toy_runs import toy_rows, write_csv
 from veneer.config import MethodName
 from veneer.lora.dropout import _bank
 
@@ -94,6 +96,13 @@ def test_times_at_a_rate_and_by_measuring(veneer: Command, tiny_base: Base) -> N
     assert "seconds a step" in veneer("estimate", tiny_base(), *SMALL, "--tflops", 2).out
 
 
+@pytest.mark.parametrize(("flags", "copies"), [((), (1, 0)), (("--set", "training.ema_decay=0.9"), (2, 1))])
+def test_the_best_and_an_average_are_copies(flags: Any, copies: tuple[int, int], veneer: Command, tiny_base: Base) -> None:
+    """The best so far is in the processor's memory, wherever the model is; the average is with the model."""
+    for row in document(veneer, tiny_base(), *SMALL, *flags)["estimates"]:
+        assert row["bytes"]["copies"] == copies[row["device"] == "cuda"] * row["bytes"]["trained"]
+
+
 def test_every_method_can_be_asked_for(veneer: Command, tiny_base: Base) -> None:
     trained = {}
     for method in get_args(MethodName):
@@ -134,11 +143,32 @@ def test_settings_of_lora_are_not_asked_of_full(veneer: Command, tiny_base: Base
         (["--method", "dora"], "method: input should be 'lora', 'adalora'"),
         (["--tflops", "0"], "--tflops is a number above 0"),
         (["--template", "{text} =", "--length-normalised"], "verbaliser.length_normalised: how often a text is read"),
+        (["--template", "{text} =", "--measure"], "--measure: a template is answered by the labels' words after real texts"),
+        (["--template", "Good?"], "verbaliser.template must hold {text} once, and no {pair}; it holds neither"),
+        (["--template", "{pair} ="], "verbaliser.template must hold {text} and {pair} once each"),
+        (["--template", "{text} =", "--set", "data.pair=second"], "must hold {text} and {pair} once each"),
+        (["--template", "{text}"], "verbaliser.template must end with words of its own"),
     ],
 )
 def test_what_cannot_be_asked(veneer: Command, tiny_base: Base, flags: list[str], shown: str) -> None:
     result = veneer("estimate", tiny_base(), *SMALL, *flags)
-    assert (result.code, shown in result.err) == (2, True), result.err
+    assert (result.code, shown in " ".join(result.err.split())) == (2, True), result.err
+
+
+def test_a_template_of_pairs_or_a_chat_is_not_refused(veneer: Command, tiny_causal: Base) -> None:
+    for template in ("{text} {pair} =", "chat"):
+        assert document(veneer, tiny_causal(), *SMALL, "--template", template)["estimates"]
+
+
+def test_steps_by_label_words_are_measured_as_the_refusal_says(veneer: Command, tmp_path: Path) -> None:
+    base = bilingual_base(tmp_path / "base")
+    refused = " ".join(veneer("estimate", base, *SMALL, "--template", "{text} =", "--measure").err.split())
+    assert f"Fix: veneer doctor --data FILE --base {base} --set 'verbaliser.template=\"…\"'" in refused
+    data = write_csv(tmp_path / "train.csv", [row | {"label": {"good": "是", "bad": "否"}[row["label"]]} for row in toy_rows(24)])
+    flags = ("--base", base, "--batch-size", 4, "--precision", "fp32", "--set", 'verbaliser.template="{text} ="', "--json")
+    told = json.loads(veneer("doctor", "--data", data, *flags).out)
+    assert told["measurement"]["steps"] == 10
+    assert not [one for one in told["findings"] if one["severity"] == "error"]
 
 
 def test_a_family_that_is_padded_has_an_estimate(veneer: Command, tiny_base: Base) -> None:

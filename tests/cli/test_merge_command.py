@@ -25,10 +25,20 @@ def test_it_says_how_close_it_is_and_how_to_use_it(
     assert (tmp_path / "multi" / "head.safetensors").is_file()
 
 
-def test_a_budget_that_does_not_count_is_told(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
-    result = veneer("merge", single_run, "--out", tmp_path / "single", "--budget", 0.1)
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--budget", 0.1), "--budget does not count: "),
+        (("--force",), "--force does not count: "),
+        (("--budget", 0.1, "--force"), "--budget and --force do not count: "),
+    ],
+)
+def test_a_flag_that_does_not_count_is_told(
+    flags: tuple[object, ...], told: str, veneer: Callable[..., Any], single_run: Path, tmp_path: Path
+) -> None:
+    result = veneer("merge", single_run, "--out", tmp_path / "single", *flags)
     assert result.code == 0
-    assert "--budget does not count" in " ".join(result.err.split())
+    assert " ".join(result.err.split()).startswith(told)
 
 
 def test_an_existing_folder_is_refused(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ CASES = {
     "dora": Case("lora", {"lora__dora": True}),
     "dora over a causal base": Case("lora", {"lora__dora": True}, "qwen2"),
     "pissa": Case("lora", {"lora__init": "pissa", "training__learning_rate": 1e-3}),
+    "rslora": Case("lora", {"lora__scaling": "rslora", "training__learning_rate": 1e-3}),
     "pissa and rslora": Case("lora", {"lora__init": "pissa", "lora__scaling": "rslora", "training__learning_rate": 1e-3}, "gpt2"),
     "adalora": Case("adalora", {"training__learning_rate": 3e-2, "training__epochs": 5}),
     "adalora over gpt2": Case("adalora", {"training__learning_rate": 3e-2, "training__epochs": 5}, "gpt2"),

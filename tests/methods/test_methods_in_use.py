@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHOD
     "pissa": {"lora__init": "pissa"},
     "lora+": {"training__lora_plus_ratio": 4.0},
 }
-IN_NF4 = ("lora", "dora", "adapter", "prefix", "prompt", "head")
+IN_NF4 = ("lora", "rslora", "dora", "pissa", "lora+", "adapter", "prefix", "prompt", "head")
 ROWS = {"train": 48, "dev": 30}
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from causal_bases import bilingual_base
 from random_runs import TEXTS, random_run
 from veneer import lora
-from veneer.artifact import load_artifact
+from veneer.artifact import Loaded, load_artifact
 from veneer.cli.runs import run_config
-from veneer.errors import ArtifactError, ConfigError, InputError
+from veneer.errors import ArtifactError, InputError
+from veneer.model import Classifier
 from veneer.predictor import load
 from veneer.run_info import read_info, update_info
 from veneer.thinner import combine_runs, make_ensemble
@@ -23,6 +28,10 @@ Base = Callable[..., Path]
 
 def combined(folders: list[Path], out: Path, weights: list[float] | None = None) -> Path:
     return combine_runs(folders, out, weights or [0.5] * len(folders), run_config(folders[0]), "no texts").folder
+
+
+def frozen_weights(model: Classifier) -> list[lora.FrozenWeight]:
+    return [one for one in model.network.modules() if isinstance(one, lora.FrozenWeight)]
 
 
 def other(folder: Path, base: Path, **changes: Any) -> Path:
@@ -47,15 +56,58 @@ def test_runs_that_do_not_go_together(changes: dict[str, Any], shown: str, tiny_
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
-def test_label_words_are_not_put_together(tiny_base: Base, tmp_path: Path) -> None:
-    folders = [random_run(tmp_path / "a", tiny_base()), other(tmp_path / "b", tiny_base())]
-    verbaliser = {"template": "{text}:", "words": ["no", "yes"], "length_normalised": False}
-    update_info(folders[1], replace(read_info(folders[1]), verbaliser=verbaliser))
-    with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
-        combined(folders, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"b reads label words.* Fix: runs trained without"):
-        make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts")
+WORDS = {"template": "{text} =", "words": ["否", "是"], "length_normalised": False}
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bilingual_base(tmp_path_factory.mktemp("causal") / "base")
+
+
+@pytest.mark.parametrize(
+    ("verbaliser", "shown"),
+    [
+        (None, "b has a head, and reads no label words like .*a"),
+        (WORDS | {"template": "{text}:"}, r"b: verbaliser.template '\{text\}:', but '\{text\} =' in .*a"),
+        (
+            WORDS | {"words": ["是", "否"]},
+            "b: verbaliser.words {'bad': '是', 'good': '否'}, but {'bad': '否', 'good': '是'} in .*a",
+        ),
+        (WORDS | {"length_normalised": True}, "b: verbaliser.length_normalised True, but False in .*a"),
+    ],
+)
+@pytest.mark.parametrize("together", [combined, lambda folders, out: make_ensemble(folders, out, run_config(folders[0]), "none")])
+def test_other_label_words_are_not_put_together(
+    together: Callable[..., Any], verbaliser: Any, shown: str, causal: Path, tmp_path: Path
+) -> None:
+    folders = [random_run(tmp_path / "a", causal, verbaliser=WORDS), other(tmp_path / "b", causal, verbaliser=verbaliser)]
+    with pytest.raises(ArtifactError, match=shown):
+        together(folders, tmp_path / "out")
+    if verbaliser is None:
+        with pytest.raises(ArtifactError, match=r"a reads label words, unlike .*b"):
+            together(folders[::-1], tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_runs_by_the_same_label_words_are_put_together(causal: Path, tmp_path: Path) -> None:
+    """By the same word for a label, wherever it stands among the labels: there is no head whose rows would have to be moved."""
+    turned = {"labels": ("good", "bad"), "verbaliser": WORDS | {"words": ["是", "否"]}}
+    folders = [random_run(tmp_path / "a", causal, seed=1, verbaliser=WORDS), other(tmp_path / "b", causal, rank=2, **turned)]
+    first, second = (load(folder, precision="fp32") for folder in folders)
+    assert not torch.allclose(first.logits(TEXTS), second.logits(TEXTS)[:, [1, 0]], atol=0.1)
+    for number, weights in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        logits = load(combined(folders, tmp_path / f"only-{number}", weights), precision="fp32").logits(TEXTS)
+        torch.testing.assert_close(logits, (first.logits(TEXTS), second.logits(TEXTS)[:, [1, 0]])[number], rtol=1e-5, atol=1e-5)
+    both = load(combined(folders, tmp_path / "both", [0.7, 0.2]), precision="fp32")
+    assert both.info.verbaliser == WORDS
+    layers = [lora.lora_layers(one.loaded.model) for one in (both, first, second)]
+    for whole, one, two in zip(*(found.values() for found in layers), strict=True):
+        torch.testing.assert_close(whole.delta(), 0.7 * one.delta() + 0.2 * two.delta(), rtol=1e-5, atol=1e-6)
+    beside = load(make_ensemble(folders, tmp_path / "all", run_config(folders[0]), "no texts").folder, precision="fp32")
+    chances = [one.logits(TEXTS).softmax(-1) for one in (first, second)]
+    torch.testing.assert_close(beside.logits(TEXTS).softmax(-1), (chances[0] + chances[1][:, [1, 0]]) / 2, rtol=1e-5, atol=1e-6)
+    models = [member.loaded.model.network for member in beside._loaded.members]  # type: ignore[union-attr]
+    assert models[0].get_output_embeddings().weight is models[1].get_output_embeddings().weight
 
 
 def test_another_base_is_named(tiny_base: Base, tmp_path: Path) -> None:
@@ -109,6 +161,35 @@ def test_an_ensemble_is_whole_and_has_one_base_in_memory(tiny_base: Base, tmp_pa
     assert run_config(out / "members" / "2").data.train == str(folders[1] / "gone.csv")
     with pytest.raises(ArtifactError, match="is an ensemble of 2 runs"):
         load_artifact(out)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_an_ensemble_over_fewer_bits_has_one_base_in_memory(
+    bits: str, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bits == "nf4":
+        pytest.importorskip("bitsandbytes")
+    folders = [random_run(tmp_path / name, tiny_base(), seed=seed, base_precision=bits) for seed, name in enumerate("abc")]
+    out = make_ensemble(folders, tmp_path / "out", run_config(folders[0]), "no texts").folder
+    apart = [load(folder, precision="fp32").logits(TEXTS).softmax(-1) for folder in folders]
+    made: list[weakref.ref[lora.FrozenWeight]] = []
+    kept: list[int] = []  # weights in memory whenever a run is about to be loaded
+
+    def loading(*args: Any, **options: Any) -> Loaded:
+        gc.collect()
+        kept.append(sum(one() is not None for one in made))
+        loaded = load_artifact(*args, **options)
+        made.extend(map(weakref.ref, frozen_weights(loaded.model)))
+        return loaded
+
+    monkeypatch.setattr("veneer.predictor.load_artifact", loading)
+    predictor = load(out, precision="fp32")
+    members = [member.loaded.model for member in predictor._loaded.members]  # type: ignore[union-attr]
+    first, second, third = map(frozen_weights, members)
+    assert len(first) == 12
+    assert all(one is two is three for one, two, three in zip(first, second, third, strict=True))
+    assert kept == [0, 12, 12]
+    assert (predictor.logits(TEXTS).softmax(-1) - torch.stack(apart).mean(0)).abs().max() < 1e-6
 
 
 def test_a_combined_run_can_be_combined_again(tiny_base: Base, tmp_path: Path) -> None:

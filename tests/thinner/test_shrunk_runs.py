@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from causal_bases import bilingual_base, toy_pairs
 from toy_runs import run, toy_config, toy_rows, write_csv
 from veneer import lora
 from veneer.cli.compared_run import open_run
@@ -83,6 +84,38 @@ def test_the_new_run_is_a_run(learned: Path, tmp_path: Path) -> None:
     again = shrunk(out, tmp_path / "smaller")
     assert again.parameters[0] == made.parameters[1]
     assert again.calibration.startswith("kept: what it was fitted for is not known")
+
+
+PAIRS = {"data__pair": "pair", "data__max_length": 80}
+WORDS = {"verbaliser__template": "{text}\n{pair}\nAnswer:", "verbaliser__words": {"different": "否", "same": "是"}}
+WAYS: dict[str, dict[str, Any]] = {
+    "label words": PAIRS | WORDS,
+    "int8": {"base_precision": "int8"},
+    "pairs": PAIRS,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_a_run_is_it_can_be_shrunk(way: str, tiny_base: Base, tmp_path: Path) -> None:
+    base = bilingual_base(tmp_path / "base") if way == "label words" else tiny_base()
+    pairs = "data__pair" in WAYS[way]
+    if pairs:
+        write_csv(tmp_path / "train.csv", toy_pairs(40))
+        write_csv(tmp_path / "dev.csv", toy_pairs(20, seed=1))
+    folder = run(toy_config(tmp_path, base, evaluation__baseline=False, **WAYS[way])).folder
+    made = shrunk(folder, tmp_path / "small", goal=Goal())
+    assert made.after.value >= made.bound
+    assert made.stored[1] < made.stored[0]
+    predictor = load(tmp_path / "small")
+    info, old = read_info(tmp_path / "small"), read_info(folder)
+    assert (info.verbaliser, info.base_precision, info.pair) == (old.verbaliser, old.base_precision, pairs)
+    first, second = predictor.predict(["a good film", "bad work"], ["was it good", "a great film"] if pairs else None)
+    assert first.scores.keys() == set(old.labels)
+    assert first.scores != second.scores
+    report = json.loads((tmp_path / "small" / "report.json").read_text())
+    assert report["made_from"]["how"] == "shrink"
+    assert report["evaluations"]["dev"]["metrics"][made.metric] == made.after.value
+    assert (tmp_path / "small" / "report.html").is_file()
 
 
 def test_all_of_the_score_is_kept_where_that_is_asked(learned: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from veneer.bases import find_base, load_tokenizer
 from veneer.config import TrainingSettings
 from veneer.data import Example
 from veneer.errors import TrainingError
+from veneer.estimate import stored_bytes, weight_bytes
 from veneer.labels import LabelSet
 from veneer.model import build_classifier
 from veneer.tasks import TASKS, Objective
@@ -30,7 +31,7 @@ from veneer.training.checkpoint import Checkpoints, Progress
 from veneer.training.loop import Job, fit
 from veneer.training.prepare import Split, encode_split
 from veneer.training.tracking import Tracker
-from veneer.training.weights import load_trained, trained_tensors
+from veneer.training.weights import copies_kept, load_trained, trained_tensors
 
 Base = Callable[..., Path]
 
@@ -383,6 +384,8 @@ def test_the_running_average_is_its_formula_and_what_is_evaluated_and_kept(
         return sum((taken[t][name] * shares[t] * math.prod(decays[t + 1 : steps]) for t in range(steps)), torch.zeros(()))
 
     assert progress.best_step in (5, 10)
+    kept = [*progress.best_tensors.values(), *progress.average_tensors.values()]
+    assert sum(map(weight_bytes, kept)) == copies_kept("cpu", 0.5) * stored_bytes(job.model)[1]
     for name, tensor in progress.average_tensors.items():
         torch.testing.assert_close(tensor, expected(name, 10), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(progress.best_tensors[name], expected(name, progress.best_step), rtol=1e-5, atol=1e-7)

@@ -188,6 +188,29 @@ def test_settings_that_do_not_go_together_are_refused(make: Make, tmp_path: Path
     assert "different: '不相似' is 2 tokens" in said
 
 
+def printed(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What the Python of a README prints in its folder."""
+    (folder.parent / "code.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    runpy.run_path(str(folder.parent / "code.py"))
+    return ast.literal_eval(capsys.readouterr().out)
+
+
+def python_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+
+
+def test_the_readme_fills_in_texts_that_hold_each_others_places(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(make(**words())).folder
+    merge_run(folder, tmp_path / "merged")
+    code = python_of(tmp_path / "merged").replace('"a text"', '"good {pair}"').replace('"its second text"', '"bad {text}"')
+    (expected,) = load(folder, precision="fp32").predict(["good {pair}"], ["bad {text}"])
+    assert printed(code, tmp_path / "merged", monkeypatch, capsys) == pytest.approx(expected.scores, abs=1e-4)
+
+
 MARKS = {"verbaliser__words": {"bad": "不", "film": "是", "good": "好"}, "verbaliser__none": "否"}
 
 
@@ -217,14 +240,9 @@ def test_any_number_of_labels_is_learned_against_the_word_for_none(
     assert [set(one.labels) for one in predictor.predict(texts)] == [{"bad", "film"}, set(), {"good"}, {"bad", "film", "good"}]
     report = merge_run(result.folder, tmp_path / "merged")
     assert report.flips == 0
-    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
-    code = readme.split("```python")[1].split("```")[0]
-    (tmp_path / "code.py").write_text(code, encoding="utf-8")
-    monkeypatch.chdir(tmp_path / "merged")
-    capsys.readouterr()
-    runpy.run_path(str(tmp_path / "code.py"))
     (expected,) = load(result.folder, precision="fp32").predict(["a text"])
-    assert ast.literal_eval(capsys.readouterr().out) == pytest.approx(expected.scores, abs=1e-4)
+    told = printed(python_of(tmp_path / "merged"), tmp_path / "merged", monkeypatch, capsys)
+    assert told == pytest.approx(expected.scores, abs=1e-4)
 
 
 def test_a_logit_is_how_far_a_word_lies_above_that_for_none(tmp_path: Path, llama: Path) -> None:

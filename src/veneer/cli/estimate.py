@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MANY_TEXTS = 100_000  # what `auto` settings mean here
 MANY_STEPS = 10_000  # of a course, whose first step is run
-PARTS = ("weights", "trained", "gradients", "optimizer", "activations", "workspace")
+PARTS = ("weights", "trained", "copies", "gradients", "optimizer", "activations", "workspace")
 
 _LABELS = typer.Option("--labels", metavar="N", min=1, help="number of labels")
 _TFLOPS = typer.Option("--tflops", metavar="X", help="give times at this rate, in 10¹² operations a second", show_default=False)
@@ -78,11 +78,7 @@ def estimate(
     if tflops is not None and not tflops > 0:
         raise InputError(f"--tflops is a number above 0, not {tflops:g}")
     config = load_config(None, flags.overrides_of({**context.params, "base": base}, settings))
-    if config.verbaliser.length_normalised:
-        raise ConfigError(
-            "verbaliser.length_normalised: how often a text is read depends on the words' tokens, which are not looked at here. "
-            f"Fix: veneer doctor --data FILE --base {base} with the same settings, which measures"
-        )
+    _check_words(config, measure)
     training = settle(config, MANY_TEXTS)
     config = config.model_copy(update={"training": training})
     full = by_method(config, "full").model_copy(update={"verbaliser": VerbaliserConfig()})  # with a head, as it must be
@@ -103,6 +99,28 @@ def estimate(
         print_json(_document(config, columns, texts, passes, tflops, measured))
     else:
         _show(results(), config, columns, texts, passes, tflops, measured)
+
+
+def _check_words(config: RunConfig, measure: bool) -> None:
+    """Raise a ConfigError where the settings of label words want what an estimate has not: labels and their texts."""
+    from veneer.data.label_words import check_places
+    from veneer.training.verbaliser import CHAT
+
+    settings, doctor = config.verbaliser, f"veneer doctor --data FILE --base {config.base}"
+    if settings.length_normalised:
+        raise ConfigError(
+            "verbaliser.length_normalised: how often a text is read depends on the words' tokens, which are not looked at here. "
+            f"Fix: {doctor} with the same settings, which measures"
+        )
+    if settings.template is None:
+        return
+    if measure:
+        raise ConfigError(
+            "--measure: a template is answered by the labels' words after real texts, of which there are none here. "
+            f"Fix: {doctor} --set 'verbaliser.template=\"…\"', which measures; or no --measure"
+        )
+    if settings.template != CHAT:
+        check_places(settings.template, config.data.pair is not None or "{pair}" in settings.template)
 
 
 def _devices(training: TrainingConfig) -> tuple[DeviceType, ...]:
@@ -132,6 +150,7 @@ def _column(
     from veneer.adaptation import can_checkpoint, checkpoint_activations, turn_on_dropout
     from veneer.estimate import estimate_step
     from veneer.training.setup import base_dropout_rate, method_of, method_plan
+    from veneer.training.weights import copies_kept
 
     precision = _precision(config, device)
     model = meta_model(base, config, device, precision, labels)
@@ -155,7 +174,10 @@ def _column(
         return list(course.state().values())
 
     try:
-        memory = estimate_step(model, whole_loss, device, optimizer=config.training.optimizer, remembered=remembered)
+        copies = copies_kept(device, config.training.ema_decay)
+        memory = estimate_step(
+            model, whole_loss, device, optimizer=config.training.optimizer, copies=copies, remembered=remembered
+        )
     except (RuntimeError, NotImplementedError) as error:
         raise BaseError(
             f"a step of {base.name} cannot be run without numbers: the code of {model.config.model_type} looks at them "

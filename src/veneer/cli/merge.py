@@ -31,8 +31,10 @@ def merge(
     from veneer.run_info import read_info
 
     exact = read_info(folder).base_precision == "auto"
-    if exact and budget is not None:
-        print_lines(messages(), f"--budget does not count: {folder} was trained over a base in full precision, not nf4 or int8")
+    useless = ["--budget"] * (budget is not None) + ["--force"] * force if exact else []
+    if useless:
+        count = f"{' and '.join(useless)} {'do' if len(useless) > 1 else 'does'} not count"
+        print_lines(messages(), f"{count}: {folder} was trained over a base in full precision, not nf4 or int8")
     judged = None if exact else _dev_texts(folder)
     report = merge_run(folder, out, base=base, judged=judged, budget=BUDGET if budget is None else budget, force=force)
     how = f"{report.loaded_by} loads it" if report.loaded_by else "an encoder and head.safetensors"

@@ -67,7 +67,7 @@ def make_prompt(
         ConfigError: the template lacks a place, does not end in words of its own or leaves no room for a text; or the words
             cannot be compared, with the number of tokens of each and words that could be.
     """
-    _check_places(template, pair)
+    check_places(template, pair)
     backend = fast_backend(tokenizer)
     compared = dict(words) if none is None else {**words, "verbaliser.none": none}
     with neither_cut_nor_padded(backend):
@@ -87,7 +87,8 @@ def make_prompt(
     return prompt
 
 
-def _check_places(template: str, pair: bool) -> None:
+def check_places(template: str, pair: bool) -> None:
+    """Raise a ConfigError where a template does not hold `{text}`, with `pair` `{pair}` too, and then words of its own."""
     places = PLACE.findall(template)
     wanted = ["text", "pair"] if pair else ["text"]
     if sorted(places) != sorted(wanted):

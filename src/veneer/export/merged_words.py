@@ -58,13 +58,13 @@ def _score(model: Any, ids: list[int], tokens: list[int], normalised: bool) -> T
 
 def readme_code(prompt: Prompt, pair: bool) -> str:
     """The Python of the folder's README; TEXTS and CHANCES are put in by the caller."""
-    fill = '.replace("{pair}", pair)' if pair else ""
     scores = _LIKELIHOODS if prompt.reserve > 0 else _LOGITS
-    return _CODE.replace("FILL", fill).replace("SCORES", scores if prompt.none is None else scores + _AGAINST_NONE)
+    code = _CODE.replace("FILL", _FILL_BOTH if pair else _FILL).replace("IMPORT", "import re\n" if pair else "")
+    return code.replace("SCORES", scores if prompt.none is None else scores + _AGAINST_NONE)
 
 
 _CODE = """import json
-from pathlib import Path
+IMPORTfrom pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,11 +73,18 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".").eval()
 words = json.loads(Path("label_words.json").read_text(encoding="utf-8"))
 TEXTS
-prompt = words["template"]FILL.replace("{text}", text)
+FILL
 ids = words["lead"] + tokenizer(prompt, add_special_tokens=False).input_ids
 SCORES
 print(dict(zip(words["labels"], CHANCES[0].tolist())))
 """
+
+_FILL = 'prompt = words["template"].replace("{text}", text)'
+
+# Both at once: one of the texts may hold the other's place.
+_FILL_BOTH = """given = {"{text}": text, "{pair}": pair}
+parts = re.split(r"(\\{text\\}|\\{pair\\})", words["template"])
+prompt = "".join(given.get(part, part) for part in parts)"""
 
 _LOGITS = """with torch.no_grad():
     logits = model(torch.tensor([ids])).logits[:, -1, [token for (token,) in words["tokens"]]]"""

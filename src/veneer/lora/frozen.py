@@ -18,9 +18,11 @@ class FrozenWeight(nn.Module):
 
     Attributes:
         shape: of the dense weight.
+        dtype: of the dense weight.
     """
 
     shape: torch.Size
+    dtype: torch.dtype
 
     def dense(self) -> Tensor:
         """The weight as a new tensor, in the precision that the layer computes in."""
@@ -30,6 +32,15 @@ class FrozenWeight(nn.Module):
     def device(self) -> torch.device:
         """Where it is."""
         return next(self.buffers()).device
+
+    def is_same(self, other: FrozenWeight) -> bool:
+        """Whether `other` is the same weight, kept in the same way: the dense ones are equal, bit for bit."""
+        mine, theirs = dict(self.named_buffers()), dict(other.named_buffers())
+        return (
+            (type(self), self.shape, self.dtype, mine.keys()) == (type(other), other.shape, other.dtype, theirs.keys())
+            and self.device == other.device
+            and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+        )
 
 
 def dense(weight: Tensor | FrozenWeight) -> Tensor:

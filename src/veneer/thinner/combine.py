@@ -1,5 +1,7 @@
 """Several runs over one base as one run: the weighted sum of their updates, their heads averaged label by label.
 
+Runs that read label words have no head, and go together where they read the same words behind the same template.
+
 Knows run folders, labels and adapters; the arithmetic of updates is `veneer.lora.combine`'s.
 """
 
@@ -19,7 +21,7 @@ from veneer import lora
 from veneer.adaptation import replace_adapter
 from veneer.artifact import Loaded, load_artifact
 from veneer.config import RunConfig
-from veneer.errors import ArtifactError, ConfigError, InputError
+from veneer.errors import ArtifactError, InputError
 from veneer.evaluation.calibration import Fitted
 from veneer.evaluation.comparison import compared_metric
 from veneer.evaluation.metrics import Evaluation, Interval
@@ -203,17 +205,7 @@ def joint_info(infos: Sequence[ArtifactInfo], first: Loaded, dev: Dev | str) -> 
 
 
 def check_alike(folders: Sequence[Path], infos: Sequence[ArtifactInfo]) -> None:
-    """Raise an ArtifactError that names every run which does not go with the first one, and what is different in it.
-
-    Raises:
-        ConfigError: a run reads label words.
-    """
-    for folder, info in zip(folders, infos, strict=True):
-        if info.verbaliser is not None:
-            raise ConfigError(
-                f"{folder} reads label words, and only runs with a head are put together. "
-                "Fix: runs trained without verbaliser.template"
-            )
+    """Raise an ArtifactError that names every run which does not go with the first one, and what is different in it."""
     problems = []
     for folder, info in zip(folders[1:], infos[1:], strict=True):
         for key, name in _SHARED.items():
@@ -225,8 +217,26 @@ def check_alike(folders: Sequence[Path], infos: Sequence[ArtifactInfo]) -> None:
             foreign = [label for label in info.labels if label not in infos[0].label_set]
             told = [f"lacks {shorten(lacking)}"] * bool(lacking) + [f"has {shorten(foreign)}"] * bool(foreign)
             problems.append(f"{folder}: other labels than {folders[0]}: it {' and '.join(told)}")
+        problems += [f"{folder}{told} {folders[0]}" for told in _other_words(info, infos[0])]
     if problems:
         raise ArtifactError("the runs do not go together\n  " + "\n  ".join(problems))
+
+
+def _other_words(info: ArtifactInfo, first: ArtifactInfo) -> list[str]:
+    """How a run reads label words otherwise than the first one, up to where that one's name follows."""
+    mine, theirs = _word_settings(info), _word_settings(first)
+    if not mine or not theirs:
+        return [] if mine == theirs else [" reads label words, unlike" if mine else " has a head, and reads no label words like"]
+    return [f": {key} {mine[key]!r}, but {theirs[key]!r} in" for key in mine if mine[key] != theirs[key]]
+
+
+def _word_settings(info: ArtifactInfo) -> dict[str, object]:
+    """What label words are read by; none of it where a run has a head. Words are those of the labels, whose order may differ."""
+    if info.verbaliser is None:
+        return {}
+    given: dict[str, object] = {"none": None} | info.verbaliser
+    given["words"] = dict(sorted(zip(info.labels, info.verbaliser["words"], strict=True)))
+    return {f"verbaliser.{key}": value for key, value in given.items()}
 
 
 def _check_weights(folders: Sequence[Path], weights: Sequence[float]) -> None:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from veneer.artifact import load_artifact, save_ensemble
+from veneer.artifact import save_ensemble
 from veneer.config import RunConfig
 from veneer.evaluation.report import MadeFrom
-from veneer.predictor import load, together
+from veneer.predictor import load, load_members, together
 from veneer.run_info import read_info
 from veneer.thinner.combine import Combined, check_alike, joint_info, judge
 from veneer.thinner.dev import Dev
@@ -43,8 +43,8 @@ def make_ensemble(
     check_free(out)
     infos = [read_info(folder) for folder in folders]
     check_alike(folders, infos)
-    members = [load_artifact(folder, base=base) for folder in folders]
-    info = replace(joint_info(infos, members[0], dev), members=len(members))
+    members = load_members(folders, base=base)
+    info = replace(joint_info(infos, members[0], dev), members=len(members), verbaliser=None)  # each run has its own
     judged = judge(dev, together(info, members), config, progress)
     info = judged.told(info)
     predictor = together(info, members)

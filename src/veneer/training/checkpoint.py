@@ -43,7 +43,7 @@ class Progress:
         seconds: time spent in training steps; evaluations and checkpoints are not counted.
         texts: texts trained on.
         loss_scale: the state of fp16's gradient scaler, or None.
-        best_tensors: what was trained, as it was at the best step; empty before the first evaluation.
+        best_tensors: what was trained, as it was at the best step, in the processor's memory; empty before the first evaluation.
         course_tensors: what the method's course remembers; empty for a method without one.
         average_tensors: the running average of what is trained; empty before the first step, and where none is kept.
         tasks: of several tasks trained together, the best of each by itself; its names are those of the task's own model.
@@ -211,7 +211,8 @@ def _load_tensors(model: Trained, optimizer: torch.optim.Optimizer, progress: Pr
         one.best_tensors = _under(f"best/{task}.", tensors)
     progress.best_tensors = {} if progress.tasks else _under("best/", tensors)
     progress.course_tensors = _under("course/", tensors)
-    progress.average_tensors = _under("average/", tensors)
+    # moved on by the weights in every step, and so where these are
+    progress.average_tensors = {name: one.to(model.device) for name, one in _under("average/", tensors).items()}
     torch.set_rng_state(tensors["rng/cpu"])
     if "rng/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng/cuda"])

@@ -28,7 +28,7 @@ from veneer.training.optim import Trained, build_optimizer, learning_rate_factor
 from veneer.training.prepare import Split
 from veneer.training.tracking import Tracker
 from veneer.training.vectors import fits_memory, split_logits, vectors_stay, with_vectors
-from veneer.training.weights import averaged, load_trained, move_average, trained_tensors
+from veneer.training.weights import averaged, best_copy, load_trained, move_average
 
 STANDSTILL = 1e-10
 PROBE_STEPS = 3  # after this many steps the adapter must have moved
@@ -353,7 +353,7 @@ def _judge(job: Job, progress: Progress) -> Judged:
     if best:
         progress.best_score, progress.best_loss = score, scores["loss"]
         progress.best_step, progress.stale = progress.step, 0
-        progress.best_tensors = trained_tensors(job.model)
+        progress.best_tensors = best_copy(job.model)
     else:
         progress.stale += 1
     row = {"kind": "evaluation", "step": progress.step, "epoch": round(progress.texts / len(job.train), 4)}

@@ -16,6 +16,16 @@ def trained_tensors(model: Trained) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.trainable().items()}
 
 
+def best_copy(model: Trained) -> dict[str, Tensor]:
+    """As `trained_tensors`, but in the processor's memory: kept through many steps, it would take a GPU's from them."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.trainable().items()}
+
+
+def copies_kept(device_type: str, ema_decay: float | None) -> int:
+    """How many copies of what is trained lie beside it on its device during the steps: the best so far, and an average."""
+    return (device_type == "cpu") + (ema_decay is not None)
+
+
 def load_trained(model: Trained, tensors: dict[str, Tensor]) -> None:
     """The inverse of `trained_tensors`."""
     with torch.no_grad():
