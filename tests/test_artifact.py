@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_the_files_of_a_run_folder(trained: Path) -> None:
     assert info.calibration == PLAIN.to_json()  # so few texts say nothing else
     assert info.base_fingerprint.startswith("sha256:")
     assert info.scores.keys() >= {"accuracy", "macro_f1"}
-    assert info.versions["torch"] == torch.__version__
+    assert info.versions["torch"] == metadata.version("torch")
 
 
 def test_what_is_said_of_a_run_can_be_replaced(folder: Path) -> None:
