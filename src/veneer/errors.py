@@ -7,6 +7,7 @@
     └── InputError              something the user gave is wrong                 exit code 2
         ├── ConfigError         a configuration key or flag
         ├── DataError           a data file; carries every problem found
+        │   └── UnlabelledError it has none of the label columns
         ├── BaseError           a base that is missing or cannot be used
         ├── ArtifactError       a run folder that is missing, damaged or foreign
         ├── LoraError           adapter settings that fit no layer of the model
@@ -57,6 +58,10 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A data file cannot be used; the message lists every problem found in it."""
+
+
+class UnlabelledError(DataError):
+    """A data file that has its texts and none of the label columns."""
 
 
 class BaseError(InputError):

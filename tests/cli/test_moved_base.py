@@ -1,4 +1,4 @@
-"""A run whose base is no longer where training found it: every command that needs it says so, and takes where it is now."""
+"""A run whose base is no longer where training found it: commands that need it say so, and take where it is now."""
 
 from __future__ import annotations
 

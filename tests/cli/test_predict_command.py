@@ -251,15 +251,16 @@ def test_a_column_that_is_not_there(veneer: Callable[..., Any], single_run: Path
 
 def test_a_file_without_a_header_loses_no_row(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:
     """Though the run names its label column: nothing in such a file bears that name."""
-    (tmp_path / "rows.csv").write_text("a good day\na bad day\nwhy\n", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("a good day\na bad day\nwhy not\n", encoding="utf-8")
     (tmp_path / "more.csv").write_text("a good day,x\na bad day,y\n", encoding="utf-8")
     for name, count in (("rows.csv", 3), ("more.csv", 2)):
         result = veneer("predict", single_run, "--file", tmp_path / name, "--text-column", "0", "--json")
-        assert [row["text"] for row in json.loads(result.out)] == ["a good day", "a bad day", "why"][:count]
+        assert [row["text"] for row in json.loads(result.out)] == ["a good day", "a bad day", "why not"][:count]
         assert result.err == ""
     (tmp_path / "named.csv").write_text("review,label\na good day,good\n", encoding="utf-8")
-    (one,) = json.loads(veneer("predict", single_run, "--file", tmp_path / "named.csv", "--text-column", "0", "--json").out)
-    assert one["text"] == "a good day"
+    result = veneer("predict", single_run, "--file", tmp_path / "named.csv", "--text-column", "0", "--json")
+    assert [row["text"] for row in json.loads(result.out)] == ["a good day"]
+    assert result.err == ""
 
 
 def test_a_first_row_that_looks_like_a_header_is_told(veneer: Callable[..., Any], single_run: Path, tmp_path: Path) -> None:

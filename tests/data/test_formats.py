@@ -260,3 +260,11 @@ def test_a_csv_cell_may_be_as_long_as_the_file(tmp_path: Path) -> None:
     (tmp_path / "open.csv").write_text(f'sentence,label\n"{long},1\n', encoding="utf-8")
     with pytest.raises(DataError, match="a double quote is opened and not closed"):
         read_examples(tmp_path / "open.csv", COLUMNS)
+
+
+@pytest.mark.parametrize(("first", "header"), [("so happy today,joy", False), ("text,joy,anger", True)])
+def test_names_of_labels_that_need_not_be_there_tell_a_header_together(tmp_path: Path, first: str, header: bool) -> None:
+    (tmp_path / "rows.csv").write_text(f"{first}\n" + ",".join(["a day", "1", "0"][: first.count(",") + 1]) + "\n")
+    reading = read_examples(tmp_path / "rows.csv", Columns("0", None, ("joy", "anger")), require_labels=False)
+    assert len(reading.examples) == 2 - header
+    assert reading.unnamed is not header

@@ -101,10 +101,7 @@ class SideBySide:
         if self.split == "dev":
             console.print(Text("Every run was picked by its score on dev, so all of them look a little better than they are."))
         if "evaluation.metric" in self.differing:
-            ours = (
-                f"All are scored by {_name(self.compared)}, which picked the best step of {self._called(self.scored[0])} alone."
-            )
-            console.print(Text(ours))
+            console.print(Text(f"All are scored by {_name(self.compared)}; each was picked by its own evaluation.metric."))
         console.print()
         console.print(self._scores())
         console.print()

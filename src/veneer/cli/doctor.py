@@ -24,7 +24,7 @@ from veneer.cli.output import messages, print_json, results
 from veneer.config_file import load_config
 from veneer.errors import ConfigError, VeneerError
 
-REINSTALL = "pip install --force-reinstall -e '.[demo]' -c constraints.txt, in the folder it was cloned into"
+REINSTALL = "pip install --force-reinstall -e '.[demo]' -c constraints.txt  (in the folder it was cloned into)"
 PRODUCT = (512, 1024, 1024)
 SECONDS = 0.3  # of timed products a number format
 SMALL_MEMORY = 2.0  # GiB below which training the built-in base is at risk

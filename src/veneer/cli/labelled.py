@@ -13,7 +13,7 @@ from veneer.cli.flags import overrides_of
 from veneer.cli.output import messages, print_lines, progress_bar
 from veneer.cli.runs import run_config
 from veneer.data import Example, Key, Reading, check_labels, raise_on_errors, read_examples, render_problems, text_key
-from veneer.errors import DataError, InputError
+from veneer.errors import DataError, InputError, UnlabelledError
 from veneer.tasks import TASKS, Task
 from veneer.training.prepare import columns_of
 
@@ -79,13 +79,8 @@ def read_checked(predictor: Predictor, config: RunConfig, source: str) -> Readin
     columns = replace(columns_of(config.data), slices=())  # scored as a whole: another file need not have them
     try:
         reading = read_examples(source, columns, default_split="test")
-    except DataError as error:
-        unlabelled = (
-            "\n  To classify a file without labels: veneer predict DIR --file FILE --out FILE"
-            if "for the label\n" in str(error)
-            else ""
-        )
-        raise DataError(f"{error}{unlabelled}") from None
+    except UnlabelledError as error:
+        raise DataError(f"{error}\n  To classify a file without labels: veneer predict DIR --file FILE --out FILE") from None
     problems = [*reading.problems, *check_labels(reading, info.label_set, info.task == "multi_label")]
     raise_on_errors(problems)
     if problems:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,11 @@ from typing import Any
 from veneer.cli.output import json_of_rows, messages, print_lines
 from veneer.cli.runs import run_config
 from veneer.data import Columns, raise_on_errors, read_examples
-from veneer.data.table import number_of
 from veneer.durable import write_text
 from veneer.errors import DataError, InputError
 from veneer.predictor import Prediction
 
-COLUMN_NAMES = {
-    "text",
-    "texts",
-    "sentence",
-    "sentence1",
-    "review",
-    "title",
-    "content",
-    "comment",
-    "message",
-    "query",
-    "question",
-    "body",
-}
+COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 
 
@@ -91,10 +78,9 @@ def read_texts(source: str, folder: Path, pair: bool, columns: Mapping[str, str 
         raise DataError(str(error).replace("--text ", "--text-column ").replace("--pair ", "--pair-column ")) from None
     raise_on_errors(reading.problems)
     texts = [example.text for example in reading.examples]
-    if number_of(data.text) is not None and texts[:1] and texts[0].strip().lower() in COLUMN_NAMES:
+    if reading.unnamed and texts[:1] and COLUMN_NAME.fullmatch(texts[0].strip()):
         name = texts[0].strip()
-        note = f"row 1, '{name}', is classified as a text. If it names the column: --text-column {name}"
-        print_lines(messages(), note)
+        print_lines(messages(), f"row 1, '{name}', is classified as a text. If it names the column: --text-column {name}")
     return Texts(texts, [example.pair or "" for example in reading.examples] if pair else None)
 
 

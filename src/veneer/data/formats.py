@@ -141,13 +141,14 @@ def _delimited(records: list[list[str]], lines: list[int], source: str, columns:
 def _has_header(records: list[list[str]], columns: Columns) -> bool:
     """Whether the first row names the columns.
 
-    It does when any column is given by name; the name of a label column that need not be there says so only if it is there. When
+    It does when any column is given by name; names of label columns that need not be there say so only if all of them are. When
     all are given by number it does only if its cells are distinct names and its label cells occur nowhere below, or if it counts
     its own cells (`0`, `1`, …) as pandas does.
     """
     first = [cell.strip() for cell in records[0]]
-    labels = [label for label in columns.label if columns.labels_required or number_of(label) is not None or label in first]
-    asked = [columns.text, *labels, *([] if columns.pair is None else [columns.pair])]
+    named = {str(label) for label in columns.label if number_of(label) is None}
+    told = columns.label if columns.labels_required or named <= set(first) else ()
+    asked = [columns.text, *told, *([] if columns.pair is None else [columns.pair])]
     counts = first == [str(i) for i in range(len(first))] and len(first) > 1
     if counts or any(number_of(column) is None for column in asked):
         return True

@@ -16,7 +16,7 @@ from veneer.data.label_cells import LabelColumn, RowLabels, label_name, read_lab
 from veneer.data.problems import Flaw, Problem, ProblemLog
 from veneer.data.table import Table, find_column, missing_columns, note
 from veneer.data.types import Columns, Example
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, UnlabelledError
 from veneer.labels import shorten
 
 _EMPTY = Flaw("empty-text", "the text is empty", "fill it in or remove the row")
@@ -35,6 +35,7 @@ class Reading:
         multi_label: the source writes labels in a shape that allows several a row.
         fingerprint: sha256 (hex) of texts, pairs and labels; the same rows in another format have the same one.
         label_column: name of the labels' column, several joined by commas; None where there is none.
+        unnamed: the file has no header; its first row is data.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Reading:
     multi_label: bool
     fingerprint: str
     label_column: str | None = None
+    unnamed: bool = False
 
 
 def read_examples(source: str | Path, columns: Columns, *, default_split: str = "train", require_labels: bool = True) -> Reading:
@@ -79,7 +81,11 @@ def read_examples(source: str | Path, columns: Columns, *, default_split: str = 
     elif not table.problems:
         log.add(_NO_ROWS)
     problems = table.problems + log.problems()
-    return Reading(table.source, examples, problems, multi_label, fingerprint(examples), label_column)
+    return Reading(table.source, examples, problems, multi_label, fingerprint(examples), label_column, _is_unnamed(table))
+
+
+def _is_unnamed(table: Table) -> bool:
+    return table.header and table.names == tuple(map(str, range(len(table.names))))
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -109,7 +115,9 @@ def _find(table: Table, columns: Columns, require_labels: bool) -> tuple[int, in
         missing += [("label", column) for column, place in zip(columns.label, labels, strict=True) if place is None]
     missing += [("slices", column) for column, place in zip(columns.slices, slices, strict=True) if place is None]
     if text is None or missing:
-        raise missing_columns(table, missing, labels=require_labels)
+        error = missing_columns(table, missing, labels=require_labels)
+        unlabelled = require_labels and not any(place is not None for place in labels)
+        raise UnlabelledError(str(error)) if unlabelled and len(missing) == len(labels) else error
     there = [place for place in labels if place is not None]
     if require_labels:  # a file to predict need not have them, and may use their name for something else
         _check_roles(table, [("--text", text), ("--pair", pair), *(("--label", place) for place in there)])

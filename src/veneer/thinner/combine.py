@@ -21,6 +21,7 @@ from veneer import lora
 from veneer.adaptation import replace_adapter
 from veneer.artifact import Loaded, load_artifact
 from veneer.config import RunConfig
+from veneer.data.problems import shown
 from veneer.errors import ArtifactError, InputError
 from veneer.evaluation.calibration import Fitted
 from veneer.evaluation.comparison import compared_metric
@@ -224,10 +225,12 @@ def check_alike(folders: Sequence[Path], infos: Sequence[ArtifactInfo]) -> None:
 
 def _other_words(info: ArtifactInfo, first: ArtifactInfo) -> list[str]:
     """How a run reads label words otherwise than the first one, up to where that one's name follows."""
+    if info.members or first.members or set(info.labels) != set(first.labels):
+        return []  # an ensemble reads by its members; and of other labels the words are others, too
     mine, theirs = _word_settings(info), _word_settings(first)
     if not mine or not theirs:
         return [] if mine == theirs else [" reads label words, unlike" if mine else " has a head, and reads no label words like"]
-    return [f": {key} {mine[key]!r}, but {theirs[key]!r} in" for key in mine if mine[key] != theirs[key]]
+    return [f": {key} {shown(repr(mine[key]))}, but {shown(repr(theirs[key]))} in" for key in mine if mine[key] != theirs[key]]
 
 
 def _word_settings(info: ArtifactInfo) -> dict[str, object]:

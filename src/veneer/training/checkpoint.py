@@ -40,7 +40,8 @@ class Progress:
         best_loss: the loss on dev beside it, which decides between equal scores.
         best_step: its step.
         stale: evaluations since then.
-        seconds: time spent in training steps; evaluations and checkpoints are not counted.
+        seconds: time spent in training steps, and at the end what their vectors took; evaluations and checkpoints are not
+            counted.
         texts: texts trained on.
         loss_scale: the state of fp16's gradient scaler, or None.
         best_tensors: what was trained, as it was at the best step, in the processor's memory; empty before the first evaluation.
