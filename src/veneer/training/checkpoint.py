@@ -125,8 +125,9 @@ class Checkpoints:
         """
         state, tensors = self._own()
         progress = Progress.from_json(state["progress"])
-        then, now = state.get("arithmetic", {}), _arithmetic()
-        self.drift = ", ".join(f"{name} {now[name]}, not {value}" for name, value in then.items() if now.get(name) != value)
+        now = _arithmetic()
+        then = now | state.get("arithmetic", {})
+        self.drift = ", ".join(f"{name} {value}, not {then[name]}" for name, value in now.items() if value != then[name])
         _load_tensors(model, optimizer, progress, tensors)
         return progress
 
