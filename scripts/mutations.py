@@ -102,16 +102,16 @@ BREAKS = (
     ),
     Break(
         "texts do not see each other",
-        "packing/batch.py",
-        "runs.append((start, count, length))",
-        "runs.append((start, 1, count * length))",
+        "packing/gather.py",
+        "tokens = starts[texts, None] + np.where(is_real, place, 0)",
+        "tokens = np.maximum(starts[texts, None] + np.where(is_real, place, 0) - 1, 0)",
         "laws/test_packing.py::test_texts_do_not_see_each_other",
     ),
     Break(
         "narrowed last layer = whole",
-        "packing/attention.py",
-        "first_text += run[1]",
-        "first_text += 0",
+        "packing/gather.py",
+        "_places(one, one, groups, heads",
+        "_places(one, one, [texts[::-1] for texts in groups], heads",
         "laws/test_packing.py::test_the_last_layer_computes_the_pooled_tokens_alone",
     ),
     Break(
@@ -124,8 +124,8 @@ BREAKS = (
     Break(
         "fused = PEFT's layer",
         "lora/fused.py",
-        "down = _joined(a).mul(shape.scale).to(x.dtype)",
-        "down = _joined(a).mul(shape.scale**2).to(x.dtype)",
+        "down = joined(a).mul(shape.scale).to(x.dtype)",
+        "down = joined(a).mul(shape.scale**2).to(x.dtype)",
         "laws/test_fused.py::test_a_layer_is_that_of_peft",
     ),
     Break(

@@ -43,10 +43,6 @@ def test_a_batch_moves_whole(make: Callable[..., Any]) -> None:
     assert moved.segments.lengths == (3, 1, 3)
 
 
-def test_runs_are_neighbours_of_equal_length() -> None:
-    assert Segments.of([3, 3, 1, 3, 2, 2, 2]).runs == [(0, 2, 3), (6, 1, 1), (7, 1, 3), (10, 3, 2)]
-
-
 @pytest.mark.parametrize("lengths", [[], [3, 0, 2]])
 def test_a_pack_without_texts_or_tokens_is_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="one text or more, each of one token or more"):

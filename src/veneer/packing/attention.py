@@ -12,6 +12,7 @@ scalar code, up to ten times slower. So a group's length is a multiple of 16, an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,12 +21,10 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from veneer.packing.batch import Segments
+from veneer.packing.gather import HIDDEN, Gathering, gathering
 
 PACKED_ATTENTION = "veneer_packed"
-_ROW = 16  # float32 numbers in a 512-bit register
 _LEAST_MASK = 256  # tokens
-# Finite: a row of padding may see nothing but padding through a window, and its NaN would spread in the backward pass.
-_HIDDEN = torch.finfo(torch.float32).min
 
 
 def enable() -> None:
@@ -123,63 +122,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, c
     )
 
 
-_Runs = list[tuple[int, int, int]]  # (first row, texts, rows a text), neighbours of equal length
-
-
-def _groups(segments: Segments, queries: int) -> list[tuple[_Runs, _Runs]]:
-    """Runs of equal length, gathered by padded length: each group is one set of matrix products.
-
-    Returns:
-        The runs of the queries and those of the keys; they differ where there is one query a text.
-    """
-    groups: dict[int, tuple[_Runs, _Runs]] = {}
-    first_text = 0
-    for run in segments.runs:
-        of_queries, of_keys = groups.setdefault(_padded(run[2]), ([], []))
-        of_queries.append((first_text, run[1], 1) if queries == len(segments.lengths) else run)
-        of_keys.append(run)
-        first_text += run[1]
-    return list(groups.values())
-
-
-def _padded(length: int) -> int:
-    return -(-length // _ROW) * _ROW if length > 1 else 1
-
-
-def _gather(source: Tensor, runs: _Runs) -> Tensor:
-    """`[T, h, d]` -> `[n·h, L, d]` with L the padded length; what lies behind a text is zero, so that products stay finite."""
-    (_, _, longest), count = runs[0], sum(run[1] for run in runs)
-    padded = _padded(longest)
-    _, heads, width = source.shape
-    target = source.new_empty(count, heads, padded, width)
-    row = 0
-    for start, texts, length in runs:
-        rows = source[start : start + texts * length].view(texts, length, heads, width)
-        target[row : row + texts, :, :length].copy_(rows.transpose(1, 2))
-        if length < padded:
-            target[row : row + texts, :, length:].zero_()
-        row += texts
-    return target.view(count * heads, padded, width)
-
-
-def _scatter(source: Tensor, runs: _Runs, target: Tensor) -> None:
-    """The inverse of `_gather`: `[n·h, L, d]` into the rows of `target` `[T, h, d]`."""
-    _, heads, width = target.shape
-    rows = source.view(-1, heads, source.shape[1], width)
-    row = 0
-    for start, texts, length in runs:
-        place = target[start : start + texts * length].view(texts, length, heads, width)
-        place.copy_(rows[row : row + texts, :, :length].transpose(1, 2))
-        row += texts
-
-
-def _blank(like: Tensor, shape: torch.Size, segments: Segments) -> Tensor:
-    """A `[T, h, d]` tensor to scatter into; the rows of filler, into which nothing is, are zero."""
-    target = like.new_empty(shape)
-    target[sum(segments.lengths) :].zero_()
-    return target
-
-
 def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """`[L, L]` additive mask of a causal or windowed attention, or None."""
     if not causal and window is None:
@@ -196,21 +138,17 @@ def _square_mask(size: int, causal: bool, window: int | None, device: torch.devi
     hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
     if window is not None:
         hidden = hidden | (distance.abs() >= window)
-    return torch.zeros(size, size, device=device).masked_fill_(hidden, _HIDDEN)
+    return torch.zeros(size, size, device=device).masked_fill_(hidden, HIDDEN)
 
 
-def _mask_scores(scores: Tensor, runs: _Runs, causal: bool, window: int | None) -> None:
-    """Hide, in `[n·h, L, L]` scores, what a token must not see; in place."""
-    length = scores.shape[-1]
-    mask = _window_mask(length, causal, window, scores.device)
-    if mask is not None:
-        scores.add_(mask)
-    heads = scores.shape[0] // sum(run[1] for run in runs)
-    row = 0
-    for _, texts, real in runs:
-        if real < length:
-            scores[row * heads : (row + texts) * heads, :, real:] = _HIDDEN
-        row += texts
+def _scores(queries: Tensor, keys: Tensor, scale: float, padding: Tensor | None, causal: bool, window: int | None) -> Tensor:
+    """`[n·h, L, d]` queries and keys -> `[n·h, L, L]` scores in the softmax's precision, what a token must not see hidden."""
+    products = torch.bmm(queries, keys.transpose(1, 2))
+    precise = _precise(products.dtype)
+    # scaled and masked in one pass
+    scores = products.to(precise).mul_(scale) if padding is None else torch.add(padding, products.to(precise), alpha=scale)
+    mask = _window_mask(keys.shape[1], causal, window, scores.device)
+    return scores if mask is None else scores.add_(mask)
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
@@ -225,34 +163,38 @@ class _GroupedAttention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, causal: bool, window: int | None
     ) -> Tensor:
-        out = _blank(q, q.shape, segments)
-        groups = _groups(segments, len(q))
-        saved: list[Tensor] = []
-        for of_queries, runs in groups:
-            queries, keys, values = _gather(q, of_queries), _gather(k, runs), _gather(v, runs)
-            scores = torch.bmm(queries, keys.transpose(1, 2)).to(_precise(q.dtype)).mul_(scale)
-            _mask_scores(scores, runs, causal, window)
-            weights = torch.softmax(scores, dim=-1).to(q.dtype)
-            _scatter(torch.bmm(weights, values), of_queries, out)
-            saved += [queries, keys, values, weights]
-        ctx.save_for_backward(*saved)
-        ctx.groups, ctx.scale, ctx.keys, ctx.segments = groups, scale, k.shape, segments  # type: ignore[attr-defined]
-        return out
+        places = gathering(segments.lengths, len(q), len(k), q.shape[1], q.device)
+        queries, keys, values = places.queries.gather(q), places.keys.gather(k), places.keys.gather(v)
+        out, weights = torch.empty_like(queries), []
+        for into, *group, padding in zip(*_views(places, (out, queries), (keys, values)), places.padding, strict=True):
+            scores = _scores(group[0], group[1], scale, padding, causal, window)
+            weights.append(torch.softmax(scores, dim=-1).to(q.dtype))
+            torch.bmm(weights[-1], group[2], out=into)
+        ctx.save_for_backward(queries, keys, values, *weights)
+        ctx.places, ctx.scale, ctx.heads = places, scale, q.shape[1]  # type: ignore[attr-defined]
+        return places.queries.scatter(out, q.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [_blank(grad, shape, ctx.segments) for shape in (grad.shape, ctx.keys, ctx.keys)]
-        saved = ctx.saved_tensors  # once: under gradient checkpointing a second look raises
-        for number, (of_queries, runs) in enumerate(ctx.groups):
-            queries, keys, values, weights = saved[4 * number : 4 * number + 4]
-            grad_out = _gather(grad, of_queries)
-            _scatter(torch.bmm(weights.transpose(1, 2), grad_out), runs, grads[2])
-            grad_weights = torch.bmm(grad_out, values.transpose(1, 2))
+        places: Gathering = ctx.places
+        queries, keys, values, *weights = ctx.saved_tensors
+        grad_out = places.queries.gather_or_zero(grad)  # what padding answers is nobody's
+        grads = [torch.empty_like(one) for one in (queries, keys, values)]
+        views = _views(places, (grad_out, queries, grads[0]), (keys, values, grads[1], grads[2]))
+        for one_weights, grad_of, query, grad_q, key, value, grad_k, grad_v in zip(weights, *views, strict=True):
+            torch.bmm(one_weights.transpose(1, 2), grad_of, out=grad_v)
+            grad_weights = torch.bmm(grad_of, value.transpose(1, 2))
             # softmax's own backward: S·(dS − Σ S·dS), in float32
             precise = _precise(grad.dtype)
-            grad_scores = torch._softmax_backward_data(grad_weights.to(precise), weights.to(precise), -1, precise)
+            grad_scores = torch._softmax_backward_data(grad_weights.to(precise), one_weights.to(precise), -1, precise)
             grad_scores = grad_scores.mul_(ctx.scale).to(grad.dtype)
-            _scatter(torch.bmm(grad_scores, keys), of_queries, grads[0])
-            _scatter(torch.bmm(grad_scores.transpose(1, 2), queries), runs, grads[1])
-        return grads[0], grads[1], grads[2], None, None, None, None
+            torch.bmm(grad_scores, key, out=grad_q)
+            torch.bmm(grad_scores.transpose(1, 2), query, out=grad_k)
+        of_queries = places.queries.scatter(grads[0], ctx.heads)
+        return of_queries, *(places.keys.scatter(one, ctx.heads) for one in grads[1:]), None, None, None, None
+
+
+def _views(places: Gathering, of_queries: Sequence[Tensor], of_keys: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The groups of gathered tensors: of those laid out as the queries are, then of those laid out as the keys are."""
+    return [*map(places.queries.groups, of_queries), *map(places.keys.groups, of_keys)]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -47,16 +45,6 @@ class Segments:
     def longest(self) -> int:
         """Tokens of the longest text."""
         return max(self.lengths)
-
-    @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """Maximal runs of neighbours of equal length: (first token, texts, length)."""
-        runs, start = [], 0
-        for length, members in groupby(self.lengths):
-            count = sum(1 for _ in members)
-            runs.append((start, count, length))
-            start += count * length
-        return runs
 
 
 @dataclass(frozen=True)
