@@ -186,6 +186,12 @@ class TrainingConfig(Section):
     )
     loss: Literal["auto", "focal"] = Field("auto", description="auto (cross-entropy, one a label for multi-label) | focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    r_drop: float | None = Field(
+        None,
+        gt=0,
+        description="weight of R-Drop: a step answers each text twice, under two draws of dropout, and by how much the answers "
+        "differ is added to the loss; against over-fitting, for twice the time; null for one answer",
+    )
     base_dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto",
         description="rate of the base's own dropout layers in training, beside the adapter's; auto: as the base was made, but "
@@ -203,6 +209,11 @@ class TrainingConfig(Section):
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     patience: int | None = Field(None, ge=1, description="evaluations without a better score before training stops early")
+
+    @property
+    def answers(self) -> int:
+        """How many times a step answers each of its texts."""
+        return 1 if self.r_drop is None else 2
 
 
 class TrainingSettings(TrainingConfig):

@@ -143,6 +143,9 @@ class Task(Protocol):
     def losses(self, logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
         """`[N]` losses of `[N, C]` logits."""
 
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """`[N]`: by how much two answers of `[N, C]` logits differ, half of KL(p‖q) + KL(q‖p), on the scale of the losses."""
+
     def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]` probabilities."""
 
@@ -177,6 +180,10 @@ class SingleLabel:
             p = self.probabilities(logits).gather(1, targets[:, None]).squeeze(1)
             losses = losses * (1.0 - p) ** FOCAL_GAMMA
         return losses
+
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """`[N]`: of the two distributions over classes."""
+        return _divergences(self, one, other).sum(-1)
 
     def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]`, rows that sum to 1."""
@@ -232,6 +239,10 @@ class MultiLabel:
             losses = losses * (1.0 - torch.where(targets > 0.5, p, 1.0 - p)) ** FOCAL_GAMMA
         return losses.mean(-1)
 
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """`[N]`: the mean over labels of that of the label's two probabilities."""
+        return _divergences(self, one, other).mean(-1)
+
     def probabilities(self, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
         """`[N, C]`, each its own probability."""
         return (calibration or PLAIN).calibrated(logits).sigmoid()
@@ -261,6 +272,29 @@ class MultiLabel:
         positives = targets.sum(0)
         ratio = (len(targets) - positives) / positives.clamp(min=1.0)
         return torch.where(positives > 0, ratio.sqrt().clamp(0.1, 10.0), 1.0)
+
+
+def training_losses(task: Task, logits: Tensor, targets: Tensor, objective: Objective, r_drop: float | None) -> Tensor:
+    """`[N]`: what a step minimises of each text.
+
+    Args:
+        logits: `[N, C]`; with R-Drop (arXiv:2106.14448) `[2N, C]`, the first answers to all texts and then the second ones.
+        r_drop: None, or how much the divergence of the two answers weighs beside the mean of their losses; the paper's objective
+            is twice as large and has its alpha in the place of 2·r_drop.
+    """
+    if r_drop is None:
+        return task.losses(logits, targets, objective)
+    one, other = logits.chunk(2)
+    losses = (task.losses(one, targets, objective) + task.losses(other, targets, objective)) / 2
+    return losses + r_drop * task.divergence(one, other)
+
+
+def _divergences(task: Task, one: Tensor, other: Tensor) -> Tensor:
+    """`[N, C]`: ½·(p − q)·(z_p − z_q), whose sum over classes is ½(KL(p‖q) + KL(q‖p)), as what normalises p and q cancels.
+
+    Of a label by itself it is the divergence as it stands, as there log p − log(1 − p) = z.
+    """
+    return (task.probabilities(one) - task.probabilities(other)) * (one - other) / 2
 
 
 def _log_mean(logs: Tensor) -> Tensor:

@@ -103,6 +103,18 @@ def test_the_best_and_an_average_are_copies(flags: Any, copies: tuple[int, int],
         assert row["bytes"]["copies"] == copies[row["device"] == "cuda"] * row["bytes"]["trained"]
 
 
+def test_two_answers_to_a_text_take_twice_the_activations_and_the_work(veneer: Command, tiny_base: Base) -> None:
+    two_answers = ("--set", "training.r_drop=1")
+    one, two = (document(veneer, tiny_base(), *SMALL, *flags) for flags in ((), two_answers))
+    for single, double in zip(one["estimates"], two["estimates"], strict=True):
+        assert double["flops_a_step"] == pytest.approx(2 * single["flops_a_step"], rel=1e-3)
+        # but what is kept of the weights themselves, such as the adapter in the base's precision
+        assert 1.7 < double["bytes"]["activations"] / single["bytes"]["activations"] < 2
+    assert "a step of 4 texts of 16 tokens each, answered twice;" in veneer("estimate", tiny_base(), *SMALL, *two_answers).out
+    cut = (*two_answers, "--set", f"training.tokens_per_pass={4 * one['max_length']}")
+    assert document(veneer, tiny_base(), *SMALL, *cut)["texts_a_pass"] == 2
+
+
 def test_every_method_can_be_asked_for(veneer: Command, tiny_base: Base) -> None:
     trained = {}
     for method in get_args(MethodName):

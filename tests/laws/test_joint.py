@@ -167,16 +167,17 @@ def make_jobs(models: dict[str, Classifier], make_texts: Callable[..., EncodedTe
     return jobs
 
 
-@pytest.mark.parametrize("tokens_per_pass", [16384, 40])
+@pytest.mark.parametrize(("tokens_per_pass", "r_drop"), [(16384, None), (40, None), (16384, 2.0), (80, 2.0)])
 def test_a_step_is_every_task_s_own_step(
-    tokens_per_pass: int, tiny_base: Base, make_texts: Callable[..., EncodedTexts], tmp_path: Path
+    tokens_per_pass: int, r_drop: float | None, tiny_base: Base, make_texts: Callable[..., EncodedTexts], tmp_path: Path
 ) -> None:
     """Loss, clipping and optimiser included, over several steps and accumulated batches; and cut for memory."""
     settings = toy_tasks(tmp_path, "base").training
     from veneer.config import TrainingSettings
 
     settings = TrainingSettings(
-        **settings.model_dump() | {"tokens_per_pass": tokens_per_pass, "gradient_clip": 0.05, "learning_rate": 1e-2}
+        **settings.model_dump()
+        | {"tokens_per_pass": tokens_per_pass, "r_drop": r_drop, "gradient_clip": 0.05, "learning_rate": 1e-2}
     )
     steps = [[[0, 1, 13, 25, 26, 27], [2, 14, 15, 28]], [[3, 4, 5, 29, 30]], [[6, 16, 17, 31]]]  # the second without `five`
     models = make_models(tiny_base("bert"))

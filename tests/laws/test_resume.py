@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (2, 7, 11, 19),
         {"lora__dropout": 0.3, "training__base_dropout": "auto", "training__evaluate_every": 3},
     ),
+    "two answers to each text": ("bert", (2, 13), {"training__r_drop": 1.0, "training__base_dropout": 0.3}),
     "a running average of the weights": (
         "bert",
         (2, 7, 13),

@@ -197,6 +197,49 @@ def test_the_objective_is_what_is_minimised(multi: bool, make_job: Callable[...,
         assert row["loss"] == pytest.approx(value, rel=1e-4), objective
 
 
+@pytest.mark.parametrize("multi", [False, True])
+def test_r_drop_adds_what_two_answers_differ_by(multi: bool, make_job: Callable[..., Job]) -> None:
+    job = make_job(**plain(r_drop=0.7), multi=multi, lora={"dropout": 0.4})
+    with torch.no_grad():
+        for name, parameter in job.model.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+        job.model.train()
+        torch.manual_seed(3)
+        one, other = job.model(job.model.batch(job.train.texts, [0, 1, 2, 3, 0, 1, 2, 3])).chunk(2)
+    targets = job.train.targets[:4]
+    law = torch.distributions.Bernoulli if multi else torch.distributions.Categorical
+    p, q = law(logits=one), law(logits=other)
+    kl = (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)) / 2
+    plain_losses = [float(job.task.losses(logits, targets, Objective()).mean()) for logits in (one, other)]
+    assert float(kl.mean()) > 1e-3
+    torch.manual_seed(3)
+    row, _ = step(job, [range(4)])
+    assert row["loss"] == pytest.approx(sum(plain_losses) / 2 + 0.7 * float(kl.mean()), rel=1e-4)
+    job.model.eval()
+    logits = loop.split_logits(job.model, job.dev)
+    judged = evaluations(job.judge(Progress())[0])[0]
+    assert judged["loss"] == pytest.approx(float(job.task.losses(logits, job.dev.targets, Objective()).mean()), rel=1e-5)
+
+
+def test_of_two_equal_answers_r_drop_has_the_plain_gradient_however_it_is_cut(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, whole = step(make_job(**plain()), [[0, 1, 2, 3, 4, 5]])
+    for budget in (16384, 48):
+        job, passes = make_job(**plain(r_drop=2.0, tokens_per_pass=budget)), []
+        batch = type(job.model).batch
+        with monkeypatch.context() as patched:
+            patched.setattr(type(job.model), "batch", lambda self, texts, rows: passes.append(rows) or batch(self, texts, rows))  # noqa: B023
+            twice, gradient = step(job, [[0, 1, 2, 3, 4, 5]])
+        assert sum(map(len, passes)) == 12
+        assert len(passes) == 1 if budget > 48 else 2 <= len(passes) <= 4
+        assert max(sum(int(job.lengths[i]) for i in rows) for rows in passes) <= budget
+        assert twice["loss"] == pytest.approx(row["loss"], abs=1e-6)
+        for name in whole:
+            torch.testing.assert_close(gradient[name], whole[name], atol=1e-6, rtol=1e-4)
+
+
 def test_the_rate_of_a_step_is_the_schedules(make_job: Callable[..., Job], tmp_path: Path) -> None:
     """Ten steps, two of warm-up."""
     _, rows = train_all(make_job(warmup_ratio=0.2, learning_rate=8e-3), tmp_path)

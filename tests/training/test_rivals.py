@@ -20,6 +20,7 @@ from veneer.training import rivals
 from veneer.training.prepare import read_material
 from veneer.training.rivals import (
     Ground,
+    by_method,
     embedding_contender,
     full_contender,
     head_contender,
@@ -104,6 +105,14 @@ def test_the_majority_is_of_the_training_texts(tmp_path: Path, tiny_base: Base) 
     found = majority_contender(ground_of(tmp_path, tiny_base()))
     assert found.note == "always good"  # 21 of 41
     assert set(found.decisions.tolist()) == {1}
+
+
+def test_a_head_alone_answers_once(tmp_path: Path, tiny_base: Base) -> None:
+    """It drops nothing, so that two answers would be the same; full fine-tuning answers as often as the run did."""
+    config = ground_of(tmp_path, tiny_base()).config.model_copy(deep=True)
+    config.training.r_drop = 1.0
+    assert by_method(config, "head").training.r_drop is None
+    assert by_method(config, "full").training.r_drop == 1.0
 
 
 def test_embeddings_are_those_of_the_frozen_base(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

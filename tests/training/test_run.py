@@ -168,6 +168,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "layers": ({"lora__layers": [5]}, LoraError, "layers [5] are not among the layers"),
     "bf16 base": ({"lora__train_top_layers": 1, "training__precision": "bf16"}, LoraError, "Fix: training.precision: fp32"),
     "fp16": ({"training__precision": "fp16"}, ConfigError, "fp16 needs a GPU"),
+    "two equal answers": (
+        {"training__r_drop": 1.0, "training__base_dropout": 0.0, "lora__dropout": 0.0, "pooling": "mean"},
+        ConfigError,
+        "training.r_drop: nothing is dropped in this training",
+    ),
     "data": ({"data__dev": "nowhere.csv"}, DataError, "nowhere.csv"),
     "column": ({"data__label": "sentiment"}, DataError, "sentiment"),
 }

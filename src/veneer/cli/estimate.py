@@ -84,7 +84,7 @@ def estimate(
     full = by_method(config, "full").model_copy(update={"verbaliser": VerbaliserConfig()})  # with a head, as it must be
     ways = [config] if config.method == "full" else [config, full]
     location = find_base(base, weights=measure)
-    texts = texts_a_pass(training.batch_size, config.data.max_length, training.tokens_per_pass)
+    texts = texts_a_pass(training.batch_size, config.data.max_length, training.tokens_per_pass // training.answers)
     with messages().status("running a step without numbers"):
         asked = [
             _column(location, one, device, checkpointing, labels, texts)
@@ -160,7 +160,7 @@ def _column(
             return None
         checkpoint_activations(model)
     model.train()
-    loss, course = _loss(model, texts, config.data.max_length), None
+    loss, course = _loss(model, texts * config.training.answers, config.data.max_length), None
     if (make := method_of(config).course) is not None:
         course = make(model, method_plan(config), MANY_STEPS)
 
@@ -287,10 +287,12 @@ def _show(
     for device in dict.fromkeys(column.device for column in columns):
         console.print(_table([column for column in columns if column.device == device], passes, tflops))
         console.print()
+    twice = ", answered twice" if config.training.answers == 2 else ""
     cut = f", in {passes} passes of {texts} texts" if passes > 1 else ""
     print_lines(
         console,
-        f"a step of {config.training.batch_size} texts of {config.data.max_length} tokens each{cut}; shorter texts take less",
+        f"a step of {config.training.batch_size} texts of {config.data.max_length} tokens each{twice}{cut}; shorter texts take "
+        "less",
         "not counted: the libraries themselves (some 400 MiB of a process on a CPU) and freed blocks that the C library keeps",
         "(docs/estimate.md); on a GPU its driver's context",
     )

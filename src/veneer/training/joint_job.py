@@ -25,6 +25,7 @@ from veneer.data import EncodedTexts
 from veneer.joint import JointClassifier
 from veneer.packing import plan_mixture, task_quotas
 from veneer.packing.plan import Indices
+from veneer.tasks import training_losses
 from veneer.training.checkpoint import Progress
 from veneer.training.loop import Job, Judged, steps_of
 
@@ -86,8 +87,10 @@ class JointJob:
 
     def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
         """`[K]`: the share of `part` in the mean loss of each task's texts of `batches`; 0 for a task without texts in it."""
-        bounds, whole = self._bounds(part), self._counts(batches)
-        logits = self.model(self.model.batch(self.texts, part.tolist()), [stop - start for start, stop in pairwise(bounds)])
+        bounds, whole, answers = self._bounds(part), self._counts(batches), self.settings.answers
+        answered = np.concatenate([np.tile(part[start:stop], answers) for start, stop in pairwise(bounds)])
+        counts = [answers * (stop - start) for start, stop in pairwise(bounds)]
+        logits = self.model(self.model.batch(self.texts, answered.tolist()), counts)
         losses = []
         for number, (name, job) in enumerate(self.jobs.items()):
             if name not in logits:
@@ -95,7 +98,8 @@ class JointJob:
                 continue
             texts = part[bounds[number] : bounds[number + 1]] - self._starts[number]
             targets = job.train.targets[texts].to(self.model.device)
-            losses.append(job.task.losses(logits[name], targets, job.objective).sum() / whole[number])
+            own = training_losses(job.task, logits[name], targets, job.objective, self.settings.r_drop)
+            losses.append(own.sum() / whole[number])
         return torch.stack(losses)
 
     def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:

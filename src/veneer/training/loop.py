@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from veneer.methods import Course
 from veneer.model import Classifier
 from veneer.packing import plan_training, split_batch
 from veneer.packing.plan import Indices
-from veneer.tasks import Objective, Task
+from veneer.tasks import Objective, Task, training_losses
 from veneer.training.checkpoint import Checkpoints, Progress
 from veneer.training.interrupt import Interrupt
 from veneer.training.optim import Trained, build_optimizer, learning_rate_factor, set_learning_rate
@@ -142,11 +143,13 @@ class Job:
 
     def losses(self, part: Indices, batches: list[Indices]) -> Tensor:
         """`[1]`: the share of `part` in the mean loss of the texts of `batches`."""
+        answered = np.tile(part, self.settings.answers)
         if self.train.vectors is None:
-            logits = self.model(self.model.batch(self.train.texts, part.tolist()))
+            logits = self.model(self.model.batch(self.train.texts, answered.tolist()))
         else:
-            logits = self.model.classify(self.train.vectors[part].to(self.model.device))
-        losses = self.task.losses(logits, self.train.targets[part].to(logits.device), self.objective)
+            logits = self.model.classify(self.train.vectors[answered].to(self.model.device))
+        targets = self.train.targets[part].to(logits.device)
+        losses = training_losses(self.task, logits, targets, self.objective, self.settings.r_drop)
         return losses.sum().view(1) / sum(map(len, batches))
 
     def row(self, losses: list[float], norms: list[float], batches: list[Indices]) -> dict[str, float]:
@@ -258,7 +261,7 @@ def run_step(job: Fits, optimizer: torch.optim.Optimizer, progress: Progress, ba
     count = sum(len(batch) for batch in batches)
     losses = torch.zeros(1, device=job.model.device)
     for batch in batches:
-        for part in split_batch(batch, job.lengths, settings.tokens_per_pass):
+        for part in split_batch(batch, job.lengths, settings.tokens_per_pass // settings.answers):
             part_losses = job.losses(part, batches)
             torch.autograd.backward(job.scaler.scale(part_losses.sum()))
             losses = losses + part_losses.detach()

@@ -238,7 +238,7 @@ def by_method(config: RunConfig, method: str) -> RunConfig:
     if METHODS[method].trains_base(MethodPlan()):
         changes |= {"training.precision": "fp32", "base_precision": "auto"}
     if method == "head":
-        changes["training.base_dropout"] = "auto"
+        changes |= {"training.base_dropout": "auto", "training.r_drop": None}
     return load_config(config, changes)
 
 

@@ -15,6 +15,7 @@ from veneer.config import RunConfig, settle
 from veneer.data import Prompt
 from veneer.errors import ConfigError
 from veneer.labels import LabelSet
+from veneer.lora import LoraLinear
 from veneer.methods import METHODS, Method, MethodPlan
 from veneer.model import Classifier, build_classifier
 from veneer.precision import Precision, choose_precision, pick_device
@@ -113,8 +114,8 @@ def make_job(
     """What `fit` needs to train `model` on `train`, picking the best step on `dev`.
 
     Raises:
-        ConfigError: weights are not given for every label, this machine does not have the optimiser, or the method cannot be
-            averaged.
+        ConfigError: weights are not given for every label, this machine does not have the optimiser, the method cannot be
+            averaged, or two answers to a text are asked for and nothing would tell them apart.
     """
     training, device = settle(config, len(train)), model.device
     check_optimizer(training.optimizer, device)
@@ -122,6 +123,11 @@ def make_job(
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
     )
+    if training.r_drop is not None and not _drops(model):
+        raise ConfigError(
+            "training.r_drop: nothing is dropped in this training, so that both answers to a text would be the same. "
+            "Fix: lora.dropout or training.base_dropout above 0, or training.r_drop: null"
+        )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     job = Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
     course = method_of(config).course
@@ -131,6 +137,17 @@ def make_job(
             "Fix: training.ema_decay: null"
         )
     return job if course is None else replace(job, course=course(model, method_plan(config), job.steps))
+
+
+def _drops(model: Classifier) -> bool:
+    """Whether two passes of one text differ in training."""
+    model.train()
+    layers = [module for module in model.modules() if module.training]
+    model.train(False)
+    return any(
+        (isinstance(layer, torch.nn.Dropout) and layer.p > 0) or (isinstance(layer, LoraLinear) and layer.dropout > 0)
+        for layer in layers
+    )
 
 
 def _class_weights(given: str | dict[str, float] | None, labels: LabelSet, task: Task, train: Split) -> torch.Tensor | None:
