@@ -115,6 +115,20 @@ BREAKS = (
         "laws/test_packing.py::test_the_last_layer_computes_the_pooled_tokens_alone",
     ),
     Break(
+        "R-Drop: the answers of several tasks are each task's own",
+        "training/joint_job.py",
+        "np.tile(part[start:stop], answers)",
+        "np.repeat(part[start:stop], answers)",
+        "laws/test_joint.py::test_a_step_is_every_task_s_own_step",
+    ),
+    Break(
+        "R-Drop: the divergence is the paper's",
+        "tasks.py",
+        "* (one - other) / 2",
+        "* (one - other)",
+        "training/test_loop.py::test_r_drop_adds_what_two_answers_differ_by",
+    ),
+    Break(
         "fused = plain autograd",
         "lora/fused.py",
         "grad_x.addcmul_(grad_low @ down, mask)",

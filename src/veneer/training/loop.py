@@ -158,7 +158,12 @@ class Job:
 
     def clipped(self) -> list[list[nn.Parameter]]:
         """All that is trained."""
-        return [list(self.model.trainable().values())]
+        return [self._trained]
+
+    @cached_property
+    def _trained(self) -> list[nn.Parameter]:
+        """Looked for once: a walk through the modules in every step shows in steps of few texts."""
+        return list(self.model.trainable().values())
 
     def adapted_layers(self) -> dict[str, lora.LoraLinear]:
         """Path -> adapted layer."""
