@@ -190,7 +190,7 @@ class TrainingConfig(Section):
         None,
         gt=0,
         description="weight of R-Drop: a step answers each text twice, under two draws of dropout, and by how much the answers "
-        "differ is added to the loss; against over-fitting, for twice the time; null for one answer",
+        "differ is added to the loss; half of the paper's alpha; against over-fitting, for twice the time; null for one answer",
     )
     base_dropout: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto",

@@ -112,6 +112,7 @@ def test_two_answers_to_a_text_take_twice_the_activations_and_the_work(veneer: C
         assert 1.7 < double["bytes"]["activations"] / single["bytes"]["activations"] < 2
     assert "a step of 4 texts of 16 tokens each, answered twice;" in veneer("estimate", tiny_base(), *SMALL, *two_answers).out
     cut = (*two_answers, "--set", f"training.tokens_per_pass={4 * one['max_length']}")
+    assert (one["answers"], two["answers"]) == (1, 2)
     assert document(veneer, tiny_base(), *SMALL, *cut)["texts_a_pass"] == 2
 
 

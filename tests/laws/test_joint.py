@@ -217,6 +217,33 @@ def _step_at_the_rate_of(joint: JointJob, job: Job, optimizer: Any, step: int, b
         return run_step(job, optimizer, Progress(step=step), list(batches))
 
 
+def test_two_answers_of_several_tasks_are_held_together_task_by_task(
+    tiny_base: Base, make_texts: Callable[..., EncodedTexts], tmp_path: Path
+) -> None:
+    from veneer.config import TrainingSettings
+
+    settings = TrainingSettings(**toy_tasks(tmp_path, "base").training.model_dump() | {"r_drop": 0.7})
+    models = make_models(tiny_base("bert"), dropout=0.4)
+    jobs = make_jobs(models, make_texts, settings)
+    joint = JointJob(JointClassifier(models), jobs, settings, 1.0, 0)
+    joint.model.train()
+    part, own = np.array([0, 1, 13, 25, 26, 27]), {"two": [0, 1], "five": [1], "three": [1, 2, 3]}
+    with torch.no_grad():
+        torch.manual_seed(5)
+        losses = joint.losses(part, [part])
+        torch.manual_seed(5)
+        answered = [0, 1, 0, 1, 13, 13, 25, 26, 27, 25, 26, 27]
+        logits = joint.model(joint.model.batch(joint.texts, answered), [4, 2, 6])
+    for loss, (name, job) in zip(losses, jobs.items(), strict=True):
+        one, other = logits[name].chunk(2)
+        law = torch.distributions.Bernoulli if name == "five" else torch.distributions.Categorical
+        p, q = law(logits=one), law(logits=other)
+        divergence = float((torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)).mean()) / 2
+        assert divergence > 1e-3
+        plain = [float(job.task.losses(each, job.train.targets[own[name]], job.objective).mean()) for each in (one, other)]
+        assert float(loss) == pytest.approx(sum(plain) / 2 + 0.7 * divergence, rel=1e-4)
+
+
 # Whole runs
 
 RUNS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {

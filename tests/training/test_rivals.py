@@ -20,7 +20,6 @@ from veneer.training import rivals
 from veneer.training.prepare import read_material
 from veneer.training.rivals import (
     Ground,
-    by_method,
     embedding_contender,
     full_contender,
     head_contender,
@@ -107,12 +106,23 @@ def test_the_majority_is_of_the_training_texts(tmp_path: Path, tiny_base: Base) 
     assert set(found.decisions.tolist()) == {1}
 
 
-def test_a_head_alone_answers_once(tmp_path: Path, tiny_base: Base) -> None:
-    """It drops nothing, so that two answers would be the same; full fine-tuning answers as often as the run did."""
-    config = ground_of(tmp_path, tiny_base()).config.model_copy(deep=True)
-    config.training.r_drop = 1.0
-    assert by_method(config, "head").training.r_drop is None
-    assert by_method(config, "full").training.r_drop == 1.0
+@pytest.mark.parametrize(("rate", "answers"), [(0.0, [1, 1]), (0.3, [1, 2])])
+def test_what_drops_nothing_answers_once(
+    rate: float, answers: list[int], tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter's dropout may be all there is in a run with R-Drop; a head alone is trained without the base's."""
+    asked: list[int] = []
+    make = rivals.make_job
+
+    def kept(model: Any, config: Any, *given: Any) -> Any:
+        asked.append(config.training.answers)
+        return make(model, config, *given)
+
+    monkeypatch.setattr(rivals, "make_job", kept)
+    ground = ground_of(tmp_path, tiny_base(), pooling="mean", training__r_drop=1.0, training__base_dropout=rate)
+    head_contender(ground, quiet())
+    full_contender(ground, quiet())
+    assert asked == answers
 
 
 def test_embeddings_are_those_of_the_frozen_base(tmp_path: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

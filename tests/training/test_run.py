@@ -263,12 +263,14 @@ def test_the_diagnosis_is_told_the_rule_that_dev_gave(
     given: list[Evidence] = []
     diagnose = training_finish.diagnose
     monkeypatch.setattr(training_finish, "diagnose", lambda evidence: given.append(evidence) or diagnose(evidence))
-    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1, evaluation__calibrate=calibrate)
+    r_drop = None if calibrate else 1.0
+    config = toy_config(tmp_path, tiny_base("bert"), training__epochs=1, training__r_drop=r_drop, evaluation__calibrate=calibrate)
     write_csv(tmp_path / "dev.csv", toy_rows(40, seed=1))
     report = run(config).report
     (evidence,) = given
     assert evidence.rule is not None
     assert (evidence.rule.metric, evidence.ruled) == ("macro_f1", calibrate)
+    assert ("training.r_drop" in evidence.settings) == calibrate  # advice may name it where it is not on already
     assert (report["calibration"] is not None, read_info(tmp_path / "run").calibration is not None) == (calibrate, calibrate)
     assert ("calibrated on" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")) is calibrate
 

@@ -271,7 +271,9 @@ def _document(
         }
         for column in columns
     ]
-    settings = {"batch_size": config.training.batch_size, "max_length": config.data.max_length, "texts_a_pass": texts}
+    training = config.training
+    settings = {"batch_size": training.batch_size, "max_length": config.data.max_length, "texts_a_pass": texts}
+    settings["answers"] = training.answers
     return settings | {"estimates": rows, "measured": measured}
 
 

@@ -72,7 +72,7 @@ class Gathering:
     padding: tuple[Tensor | None, ...]
 
 
-@lru_cache(maxsize=8)  # a step has two kinds: each token's query, and one query a text in the last layer
+@lru_cache(maxsize=4)  # a step has two kinds: each token's query, and one query a text in the last layer
 def gathering(lengths: tuple[int, ...], queries: int, keys: int, heads: int, device: torch.device) -> Gathering:
     """How texts of these `lengths` are gathered.
 

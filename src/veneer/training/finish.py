@@ -26,6 +26,7 @@ from veneer.errors import InputError, VerificationError
 from veneer.evaluation.calibration import Fitted, Rule, fit_calibration
 from veneer.evaluation.comparison import Verdict
 from veneer.evaluation.diagnosis import Diagnosis, Evidence, diagnose
+from veneer.evaluation.diagnosis.suggestions import R_DROP
 from veneer.evaluation.metrics import Evaluation, score
 from veneer.evaluation.page import render_page
 from veneer.evaluation.plots import plot_curves
@@ -41,6 +42,7 @@ from veneer.training.checkpoint import Progress
 from veneer.training.decisions import decide_judged
 from veneer.training.loop import Job
 from veneer.training.prepare import Material, Split
+from veneer.training.setup import drops
 from veneer.training.tracking import Tracker
 from veneer.training.weights import load_trained, trained_tensors
 
@@ -187,8 +189,13 @@ def _evidence(setting: Setting, logits: Tensor, calibration: Calibration, rule: 
         columns={
             str(name): [example.slices[i] for example in dev.examples] for i, name in enumerate(setting.config.data.slice_columns)
         },
-        settings=METHOD_SETTINGS[setting.config.method],
+        settings=METHOD_SETTINGS[setting.config.method] | _could_answer_twice(setting),
     )
+
+
+def _could_answer_twice(setting: Setting) -> set[str]:
+    """The key of R-Drop, where it is not on and would do something."""
+    return {R_DROP} if setting.config.training.r_drop is None and drops(setting.model) else set()
 
 
 def _facts(setting: Setting, job: Job, progress: Progress, tracker: Tracker) -> RunFacts:

@@ -67,7 +67,7 @@ class FoldedTraining:
     def identity(self) -> str:
         """sha256 (hex) of everything that decides the logits."""
         decisive = {"pooling", "verbaliser", "method", "base_precision", "lora", "tuning", "training", "seed"}
-        config = self.config.model_dump(mode="json", include=decisive)
+        config = self.config.model_dump(mode="json", include=decisive, exclude_none=True)  # a key to come, unset, changes nothing
         tree = {
             "config": config,
             "metric": self.config.evaluation.metric,

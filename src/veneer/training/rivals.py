@@ -41,7 +41,7 @@ from veneer.training.baselines import (
 from veneer.training.checkpoint import Checkpoints
 from veneer.training.loop import fit
 from veneer.training.prepare import Material, Split, encode_split
-from veneer.training.setup import make_job, make_model, precision_of
+from veneer.training.setup import drops, make_job, make_model, precision_of
 from veneer.training.tracking import Tracker
 from veneer.training.vectors import split_logits, vectors_stay, with_vectors
 from veneer.training.weights import load_trained
@@ -205,6 +205,8 @@ def _trained(ground: Ground, console: Console, name: str, method: str) -> Conten
     config = by_method(ground.config, method)
     precision = precision_of(config)
     model = make_model(config, ground.base, len(material.labels), precision)
+    if not drops(model):  # the adapter's dropout may have been all there was
+        config.training.r_drop = None
     given = vectors_stay(model)
     splits = {name: split if given else replace(split, vectors=None) for name, split in ground.splits.items()}
     job = make_job(model, config, material.task, material.labels, splits["train"], splits["dev"], precision)
@@ -238,7 +240,7 @@ def by_method(config: RunConfig, method: str) -> RunConfig:
     if METHODS[method].trains_base(MethodPlan()):
         changes |= {"training.precision": "fp32", "base_precision": "auto"}
     if method == "head":
-        changes |= {"training.base_dropout": "auto", "training.r_drop": None}
+        changes["training.base_dropout"] = "auto"
     return load_config(config, changes)
 
 

@@ -123,10 +123,11 @@ def make_job(
     objective = Objective(
         None if weights is None else weights.to(device), focal=training.loss == "focal", label_smoothing=training.label_smoothing
     )
-    if training.r_drop is not None and not _drops(model):
+    if training.r_drop is not None and not drops(model):
+        own = "lora.dropout or " if config.method == "lora" else ""
         raise ConfigError(
             "training.r_drop: nothing is dropped in this training, so that both answers to a text would be the same. "
-            "Fix: lora.dropout or training.base_dropout above 0, or training.r_drop: null"
+            f"Fix: {own}training.base_dropout above 0, or training.r_drop: null"
         )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     job = Job(model, task, objective, train, dev, training, config.evaluation.metric, config.seed, scaler)
@@ -139,11 +140,14 @@ def make_job(
     return job if course is None else replace(job, course=course(model, method_plan(config), job.steps))
 
 
-def _drops(model: Classifier) -> bool:
-    """Whether two passes of one text differ in training."""
-    model.train()
-    layers = [module for module in model.modules() if module.training]
-    model.train(False)
+def drops(model: Classifier) -> bool:
+    """Whether a layer drops something in training, so that two answers to a text differ.
+
+    The dropout of a base's attention weights counts as one, although packed attention has none.
+    """
+    mode = model.training
+    layers = [module for module in model.train().modules() if module.training]
+    model.train(mode)
     return any(
         (isinstance(layer, torch.nn.Dropout) and layer.p > 0) or (isinstance(layer, LoraLinear) and layer.dropout > 0)
         for layer in layers

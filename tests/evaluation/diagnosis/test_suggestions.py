@@ -17,7 +17,7 @@ from veneer.evaluation.calibration import Rule
 from veneer.evaluation.diagnosis import Evidence, Suggestion, diagnose
 from veneer.evaluation.diagnosis.limits import Z95
 from veneer.evaluation.diagnosis.slices import shortfall
-from veneer.evaluation.diagnosis.suggestions import DROPOUT, RULES, SIZES
+from veneer.evaluation.diagnosis.suggestions import DROPOUT, R_DROP, RULES, SIZES
 
 
 def rules(given: Evidence) -> dict[str, Suggestion]:
@@ -331,6 +331,12 @@ def test_advice_names_only_settings_that_the_method_reads(method):
     advice = " ".join(suggestion.advice for one in found for suggestion in one.values())
     named = {key for key in known_keys() if key.startswith(("lora.", "tuning.")) and key in advice}
     assert named == METHOD_SETTINGS[method] & {*SIZES, DROPOUT}
+    assert R_DROP not in advice
+
+
+def test_over_fitting_names_r_drop_where_it_can_be_turned_on():
+    given = replace(binary(), history=OVER, settings={DROPOUT, R_DROP})
+    assert "a higher lora.dropout, training.r_drop (1, for twice the time), a lower " in rules(given)["overfitting"].advice
 
 
 def test_every_rule_is_written_down_with_its_name():

@@ -38,7 +38,7 @@ PART_A_BASE_GAINS = 0.10  # assumed: of what is missing
 PART_MORE_DATA_GAINS = 0.25  # assumed: of the gap between training texts and dev
 NAME_CHARACTERS = 40
 CONFIDENCE = 0.95
-DROPOUT = "lora.dropout"
+DROPOUT, R_DROP = "lora.dropout", "training.r_drop"
 SIZES = ("lora.rank", "tuning.bottleneck", "tuning.virtual_tokens", "tuning.top_layers")  # a method reads one at most
 
 
@@ -222,7 +222,8 @@ def _generalisation_gap(findings: Findings) -> Suggestion | None:
 def _calmer(findings: Findings) -> str:
     """Which settings hold training back, of those that the method reads."""
     dropout = f"a higher {DROPOUT}, " if DROPOUT in findings.evidence.settings else ""
-    return f"{dropout}a lower {' or '.join([*_size(findings), 'training.learning_rate'])}"
+    answers = f"{R_DROP} (1, for twice the time), " if R_DROP in findings.evidence.settings else ""
+    return f"{dropout}{answers}a lower {' or '.join([*_size(findings), 'training.learning_rate'])}"
 
 
 def _or_another_base(findings: Findings) -> str:
