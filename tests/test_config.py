@@ -70,6 +70,16 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     assert problems["evaluation"] == "is a section with keys of its own, not 'macro_f1'"
 
 
+def test_true_is_no_number_and_no_column() -> None:
+    """YAML reads yes and on as true, which pydantic takes for 1."""
+    for key in ("training.r_drop", "data.text", "seed", "training.patience", "lora.rank"):
+        with pytest.raises(ConfigError, match=rf"{key}: input should be something else than true or false, not True"):
+            load_config(None, {key: True})
+    with pytest.raises(ConfigError, match=r"lora: is a section with keys of its own, not True"):
+        load_config(None, {"lora": True})
+    assert load_config(None, {"lora.dora": True, "training.gradient_checkpointing": False}).lora.dora
+
+
 @pytest.mark.parametrize(
     ("key", "suggestion"),
     [

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from veneer.task_names import check_task_name, check_task_names
 
@@ -56,6 +57,15 @@ class Section(BaseModel):
     """A part of the configuration that refuses unknown keys and checks assignments."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as true and false, which would pass for the numbers 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and not (isinstance(kind, type) and issubclass(kind, bool | Section)):
+            raise PydanticCustomError("no_switch", "Input should be something else than true or false")
+        return value
 
 
 class DataConfig(Section):
